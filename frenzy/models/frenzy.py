@@ -77,9 +77,7 @@ UNPRUNED = unpruned_rows()
 
 
 def _batch_norm(x, name: str, learned: bool = False):
-    return keras.layers.BatchNormalization(
-        momentum=BN_DECAY, epsilon=BN_EPSILON, center=learned, scale=learned, name=name
-    )(x)
+    return keras.layers.BatchNormalization(momentum=BN_DECAY, epsilon=BN_EPSILON, center=learned, scale=learned, name=name)(x)
 
 
 def _conv(x, width: int, kernel: Kernel, name: str, stride: int = 1, symmetric: bool = False):

@@ -1,0 +1,136 @@
+"""Graph and convention -> Report: facts are found once, then priced node by node."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from frenzy.accounting.conventions import CONVENTIONS, FLOAT_BITS, Convention, Price
+from frenzy.accounting.folding import NOWHERE, fold
+from frenzy.accounting.graph import AccountingError, Graph, Node
+from frenzy.accounting.live_channels import live_channels
+from frenzy.accounting.report import UNKNOWN, Report, Row, Shape
+from frenzy.accounting.rules import RULES, Context, Facts, UnknownFacts
+from frenzy.accounting.storage import Ledger
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The facts of a graph's data nodes, or why a node has none."""
+
+    facts: dict[str, Facts]
+    unknown: dict[str, str]
+
+
+def find_facts(graph: Graph, value: Callable[[str | None], np.ndarray | None]) -> Found:
+    """Facts of every node that the images reach; value(key) gives a variable's array, or None where it is not to be had."""
+    context = Context(graph, live_channels(graph), Ledger(graph, value))
+    found = Found({}, {})
+    for name, node in graph.nodes.items():
+        if name not in graph.data_nodes:
+            continue
+        if node.op not in RULES:
+            shapes = ", ".join(str(graph.image_shape(ref)) for ref in node.inputs)
+            found.unknown[name] = (
+                f"no rule for op '{node.op}' (node '{name}', inputs {shapes}, output {graph.image_shape((name, 0))})"
+            )
+            continue
+        try:
+            found.facts[name] = RULES[node.op](context, node)
+        except UnknownFacts as e:
+            found.unknown[name] = f"{node.op} '{name}' cannot be counted: {e}"
+    return found
+
+
+def _shape(graph: Graph, name: str, index: int = 0) -> Shape:
+    return tuple(-1 if dim is None else dim for dim in graph.image_shape((name, index)) or ())
+
+
+def _formula(price: Price, multiply_bits: int) -> str:
+    """The arithmetic of a row's operations; a label stands behind a '#'."""
+    share = f"{multiply_bits}/{FLOAT_BITS}"
+    multiplies, adds = price.multiplies, price.adds
+    parts = []
+    if multiplies.value and multiplies == adds:
+        total = 1 + multiply_bits / FLOAT_BITS
+        parts.append(f"{multiplies.text} * {total:g}")
+    else:
+        if multiplies.value:
+            parts.append(multiplies.text if multiply_bits == FLOAT_BITS else f"{multiplies.text} * {share}")
+        if adds.value:
+            parts.append(adds.text)
+    text = " + ".join(parts)
+    return f"{text}  # {price.label}".strip() if price.label else text
+
+
+def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, multiply_bits: int) -> Row:
+    weights = facts.stored[0] if facts.stored else None
+    data = [ref for ref in node.inputs if graph.depends(ref)]
+    known = [s.nonzero for s in facts.stored if s.nonzero is not None]
+    return Row(
+        name=node.name,
+        op=node.op,
+        inputs=tuple(name for name, _ in data),
+        input_shapes=tuple(_shape(graph, *ref) for ref in data),
+        output_shape=_shape(graph, node.name),
+        kernel=facts.kernel,
+        stride=facts.stride,
+        groups=facts.groups,
+        width=facts.width,
+        parameters=price.parameters,
+        nonzero=sum(known) if facts.stored and len(known) == len(facts.stored) else None,
+        weight_bits=weights.bits if weights else None,
+        live_in=facts.live_in,
+        live_out=facts.live_out,
+        multiplies=price.multiplies.value,
+        adds=price.adds.value,
+        storage_bits=price.storage_bits,
+        operation_bits=price.multiplies.value * multiply_bits + price.adds.value * FLOAT_BITS,
+        formula=_formula(price, multiply_bits),
+        status=price.status,
+    )
+
+
+def _unknown_row(graph: Graph, node: Node, reason: str) -> Row:
+    data = [ref for ref in node.inputs if graph.depends(ref)]
+    return Row(
+        name=node.name,
+        op=node.op,
+        inputs=tuple(name for name, _ in data),
+        input_shapes=tuple(_shape(graph, *ref) for ref in data),
+        output_shape=_shape(graph, node.name),
+        formula=reason,
+        status=UNKNOWN,
+    )
+
+
+def _notes(found: Found, convention: Convention, allowance: bool) -> tuple[str, ...]:
+    notes = []
+    if any(s.nonzero is None for f in found.facts.values() if f.kind == "dot" for s in f.stored):
+        notes.append("the weights' values are not at hand: sparsity is not known, every weight counts as nonzero")
+    if not convention.always_allowed:
+        rule = "nothing is below 16 bits: weights and multiplies count at 16 bits, adds at 32"
+        notes.append(rule if allowance else "something is below 16 bits: no allowance, everything counts at its own width")
+    return tuple(notes)
+
+
+def price(graph: Graph, found: Found, convention: str, task: str = "cifar100") -> Report:
+    """A report of facts under a named convention. Raises AccountingError for a name that is not known."""
+    if convention not in CONVENTIONS:
+        raise AccountingError(f"no convention '{convention}'; --convention takes one of: {', '.join(sorted(CONVENTIONS))}")
+    rules = CONVENTIONS[convention]
+    allowance = all(s.bits >= 16 for f in found.facts.values() for s in f.stored)
+    foldings = fold(graph, found.facts)
+    multiply_bits = rules.multiply_bits(allowance)
+    rows = []
+    for name, node in graph.nodes.items():
+        if name in found.facts:
+            facts = found.facts[name]
+            cost = rules.prices[facts.kind](facts, foldings.get(name, NOWHERE), allowance)
+            rows.append(_price_row(graph, node, facts, cost, multiply_bits))
+        elif name in found.unknown:
+            rows.append(_unknown_row(graph, node, found.unknown[name]))
+    score = rules.score(
+        task, sum(r.parameters for r in rows), sum(r.storage_bits for r in rows), sum(r.operation_bits for r in rows)
+    )
+    return Report(graph.folder, graph.entry, convention, rules.source, tuple(rows), score, _notes(found, rules, allowance))

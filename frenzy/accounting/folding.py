@@ -1,0 +1,90 @@
+"""Where batch normalisation disappears into a conv or dense layer beside it, and where it cannot."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from frenzy.accounting.graph import PASSES_ON, Graph, Ref
+from frenzy.accounting.live_channels import BATCH_NORMS, borders_matter
+from frenzy.accounting.rules import Count, Facts
+
+LINEAR = frozenset({"Conv2D", "DepthwiseConv2dNative", "MatMul"})
+BIASES = frozenset({"BiasAdd", "Add", "AddV2"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Folding:
+    """For a BN: the linear node that it folds `into`, and whether that has a bias already. For a linear node: whether it has one.
+
+    `bias_elements` and `bias_channels` are those of the node folded into, where a BN goes into the conv *after* it.
+    """
+
+    into: str | None = None
+    has_bias: bool = False
+    bias_elements: Count | None = None
+    bias_channels: int | None = None
+
+
+NOWHERE = Folding()
+
+
+def _sole_reader(graph: Graph, ref: Ref) -> str | None:
+    """The one node that reads a tensor, seen through identities; None if there are several, or the tensor is an output."""
+    while True:
+        readers = graph.consumers.get(ref, ())
+        if len(readers) != 1 or not readers[0]:
+            return None
+        if graph.nodes[readers[0]].op not in PASSES_ON:
+            return readers[0]
+        ref = (readers[0], 0)
+
+
+def _before(graph: Graph, facts: Mapping[str, Facts], name: str) -> tuple[str | None, bool]:
+    """The linear node whose output this node alone reads, directly or behind a bias; and whether there is a bias."""
+    ref, biased = graph.source(graph.nodes[name].inputs[0]), False
+    reader = name
+    while True:
+        node = graph.nodes[ref[0]]
+        if _sole_reader(graph, ref) != reader:
+            return None, False
+        if node.op in LINEAR and graph.depends(ref) and not graph.depends(node.inputs[1]):
+            return node.name, biased
+        if node.op not in BIASES or facts.get(node.name) is None or facts[node.name].kind != "bias":
+            return None, False
+        data = [source for source in node.inputs if graph.depends(source)]
+        ref, reader, biased = graph.source(data[0]), node.name, True
+
+
+def _after(graph: Graph, name: str) -> str | None:
+    """The conv without padding, or dense layer, that alone reads this BN with no activation between."""
+    reader = _sole_reader(graph, (name, 0))
+    node = graph.nodes[reader] if reader else None
+    if node is None or node.op not in LINEAR or graph.depends(node.inputs[1]) or graph.source(node.inputs[0])[0] != name:
+        return None
+    return node.name if node.op == "MatMul" or not borders_matter(node, graph) else None
+
+
+def _biased(graph: Graph, facts: Mapping[str, Facts], name: str) -> bool:
+    reader = _sole_reader(graph, (name, 0))
+    return bool(reader and graph.nodes[reader].op in BIASES and reader in facts and facts[reader].kind == "bias")
+
+
+def fold(graph: Graph, facts: Mapping[str, Facts]) -> dict[str, Folding]:
+    """What becomes of every BN, and which linear nodes end with a bias. A BN prefers the conv before it."""
+    found: dict[str, Folding] = {}
+    biased = {name for name, f in facts.items() if f.kind == "dot" and _biased(graph, facts, name)}
+    norms = [name for name in facts if graph.nodes[name].op in BATCH_NORMS]
+    for name in norms:
+        into, has_bias = _before(graph, facts, name)
+        if into is not None:
+            found[name] = Folding(into, has_bias or into in biased)
+            biased.add(into)
+    for name in norms:
+        into = _after(graph, name) if name not in found else None
+        if into is not None:
+            target = facts[into]
+            found[name] = Folding(into, into in biased, target.elements, target.live_out)
+            biased.add(into)
+    for name, f in facts.items():
+        if f.kind == "dot":
+            found[name] = Folding(has_bias=name in biased)
+    return found

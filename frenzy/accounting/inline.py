@@ -1,0 +1,173 @@
+"""Functions inlined: a library of FunctionDefs and a graph become one flat list of nodes, however deep the calls go."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from tensorflow.core.framework import function_pb2, graph_pb2
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.framework import op_def_registry
+
+from frenzy.accounting.graph import AccountingError, Ref
+
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall"})
+MAX_NODES = 1_000_000
+
+
+@dataclasses.dataclass
+class _Frame:
+    """One body being inlined: its nodes in order, what its tensors are in the flat graph, and what to do at its end."""
+
+    function: str
+    nodes: Sequence[NodeDef]
+    flat: dict[str, Ref]  # "argument", "node:0" or "node:output:0" -> flat tensor
+    returns: Sequence[str]
+    call: str  # the call node in the frame below
+    next: int = 0
+
+    def __post_init__(self) -> None:
+        self.by_name = {node.name: node for node in self.nodes}
+
+
+def _strip(ref: str) -> str:
+    return ref.split(":", 1)[0]
+
+
+def _data_inputs(node: NodeDef) -> list[str]:
+    return [ref for ref in node.input if not ref.startswith("^")]
+
+
+def needed(nodes: Iterable[NodeDef], wanted: Iterable[str], known: Iterable[str] = ()) -> list[NodeDef]:
+    """The nodes that the wanted tensors need, producers first; `known` names are given from outside. No recursion."""
+    by_name = {node.name: node for node in nodes}
+    done, order = set(known), []
+    stack = [(_strip(ref), False) for ref in wanted]
+    open_nodes: set[str] = set()
+    while stack:
+        name, leaving = stack.pop()
+        if leaving:
+            open_nodes.discard(name)
+            done.add(name)
+            order.append(by_name[name])
+        elif name not in done:
+            if name not in by_name:
+                raise AccountingError(f"the graph reads '{name}', which it does not hold; the file is damaged")
+            if name in open_nodes:
+                raise AccountingError(f"node '{name}' depends on itself; loops of the TensorFlow 1 kind cannot be counted")
+            open_nodes.add(name)
+            stack.append((name, True))
+            stack.extend((_strip(ref), False) for ref in _data_inputs(by_name[name]))
+    return order
+
+
+def _output_offset(node: NodeDef, output: str) -> int:
+    """Where the named output begins among a node's outputs."""
+    op = op_def_registry.get(node.op)
+    offset = 0
+    for argument in op.output_arg if op else ():
+        if argument.name == output:
+            break
+        if argument.number_attr:
+            offset += node.attr[argument.number_attr].i
+        elif argument.type_list_attr:
+            offset += len(node.attr[argument.type_list_attr].list.type)
+        else:
+            offset += 1
+    return offset
+
+
+class Inliner:
+    """Collects flat nodes under short unique names: a body's own names, with the call in front only where they collide."""
+
+    def __init__(self, library: Mapping[str, function_pb2.FunctionDef]):
+        self.library = library
+        self.nodes: list[NodeDef] = []
+        self.names: set[str] = set()
+        self.captures: dict[tuple[str, int], Ref] = {}  # (function, position among its arguments) -> flat tensor, first seen
+
+    def add(self, node: NodeDef, inputs: Sequence[Ref], call: str = "") -> str:
+        """A copy of the node under a unique name; returns the name."""
+        if len(self.nodes) >= MAX_NODES:
+            raise AccountingError(f"more than {MAX_NODES:,} nodes after inlining; a function is called too many times to count")
+        copy = NodeDef()
+        copy.CopyFrom(node)
+        copy.name = self._unique(node.name, call)
+        copy.device = ""
+        copy.ClearField("input")
+        copy.input.extend(f"{name}:{index}" for name, index in inputs)
+        self.nodes.append(copy)
+        return copy.name
+
+    def _unique(self, name: str, call: str) -> str:
+        candidate = name if name not in self.names or not call else f"{call}/{name}"
+        number, base = 0, candidate
+        while candidate in self.names:
+            number += 1
+            candidate = f"{base}_{number}"
+        self.names.add(candidate)
+        return candidate
+
+    def graph(self, graph: graph_pb2.GraphDef, outputs: Sequence[str], given: Mapping[str, Ref]) -> list[Ref]:
+        """Inlines what the outputs ('node:0') of a main graph need beside the given nodes; returns them as flat tensors."""
+        return self._run(_Frame("", needed(graph.node, outputs, given), dict(given), outputs, ""))
+
+    def function(self, name: str, arguments: Sequence[Ref]) -> list[Ref]:
+        """Inlines a function applied to flat tensors; returns its results."""
+        return self._run(self._frame(name, arguments, ""))
+
+    def _frame(self, name: str, arguments: Sequence[Ref], call: str) -> _Frame:
+        definition = self.library[name]
+        names = [argument.name for argument in definition.signature.input_arg]
+        for position, ref in enumerate(arguments):
+            self.captures.setdefault((name, position), ref)
+        returns = [definition.ret[result.name] for result in definition.signature.output_arg]
+        nodes = needed(definition.node_def, returns, names)
+        return _Frame(name, nodes, dict(zip(names, arguments, strict=True)), returns, call)
+
+    def _callee(self, node: NodeDef) -> str | None:
+        if node.op in CALLS:
+            return node.attr["f"].func.name
+        return node.op if node.op in self.library else None
+
+    def _run(self, first: _Frame) -> list[Ref]:
+        stack = [first]
+        while True:
+            frame = stack[-1]
+            if frame.next == len(frame.nodes):
+                results = [self._resolve(frame, ref) for ref in frame.returns]
+                stack.pop()
+                if not stack:
+                    return results
+                self._name_outputs(stack[-1], frame, results)
+                continue
+            node = frame.nodes[frame.next]
+            frame.next += 1
+            inputs = [self._resolve(frame, ref) for ref in _data_inputs(node)]
+            callee = self._callee(node)
+            if callee is None:
+                frame.flat[node.name] = (self.add(node, inputs, frame.call), 0)
+            elif callee not in self.library:
+                raise AccountingError(f"node '{node.name}' calls '{callee}', which the file does not hold; the file is damaged")
+            elif any(callee == open_frame.function for open_frame in stack):
+                raise AccountingError(f"function '{callee}' calls itself (node '{node.name}'); recursion cannot be counted")
+            else:
+                stack.append(self._frame(callee, inputs, node.name))
+
+    def _name_outputs(self, caller: _Frame, frame: _Frame, results: Sequence[Ref]) -> None:
+        names = [result.name for result in self.library[frame.function].signature.output_arg]
+        caller.flat[frame.call] = results[0] if results else ("", 0)
+        for index, (name, ref) in enumerate(zip(names, results, strict=True)):
+            caller.flat[f"{frame.call}:{index}"] = ref
+            caller.flat[f"{frame.call}:output:{index}"] = ref
+            caller.flat.setdefault(f"{frame.call}:{name}:0", ref)
+
+    def _resolve(self, frame: _Frame, ref: str) -> Ref:
+        if ref in frame.flat:
+            return frame.flat[ref]
+        name, *rest = ref.split(":")
+        if name not in frame.flat:
+            raise AccountingError(f"'{ref}' is read but made nowhere; the file is damaged")
+        flat_name = frame.flat[name][0]
+        if len(rest) == 1:  # main graph: node:index
+            return flat_name, int(rest[0])
+        output, index = rest
+        return flat_name, _output_offset(frame.by_name[name], output) + int(index)

@@ -1,0 +1,1 @@
+"""Recipes by name: every module here holds one `RECIPE`."""
