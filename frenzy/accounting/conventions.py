@@ -29,22 +29,28 @@ TASKS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Size:
+    """Parameters, and the bits that they and their masks take."""
+
+    parameters: int
+    bits: int
+
+    def plus(self, parameters: int, bits: int) -> "Size":
+        return Size(self.parameters + parameters, self.bits + parameters * bits)
+
+
+NOTHING = Size(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Price:
-    """What one node costs: multiplies, adds, and (elements, bits) of what it stores. `label` says what the formula is not plain about."""
+    """What one node costs: multiplies, adds, and what it stores. `label` says what the formula is not plain about."""
 
     multiplies: Count = NONE
     adds: Count = NONE
-    stored: tuple[tuple[int, int], ...] = ()
+    stored: Size = NOTHING
     status: str = COUNTED
     label: str = ""
-
-    @property
-    def parameters(self) -> int:
-        return sum(elements for elements, _ in self.stored)
-
-    @property
-    def storage_bits(self) -> int:
-        return sum(elements * bits for elements, bits in self.stored)
 
 
 Pricing = Callable[[Facts, Folding, bool], Price]  # the last: whether the 16-bit allowance holds
@@ -88,8 +94,8 @@ def _no_cost(facts: Facts, folding: Folding, allowance: bool) -> Price:
 # frenzy: the submission's own table
 
 
-def _sixteen(stored: Sequence[Stored]) -> tuple[tuple[int, int], ...]:
-    return tuple((s.elements, 16) for s in stored)
+def _sixteen(stored: Sequence[Stored]) -> Size:
+    return NOTHING.plus(sum(s.elements for s in stored), 16)
 
 
 def _frenzy_dot(facts: Facts, folding: Folding, allowance: bool) -> Price:
@@ -118,16 +124,14 @@ def _elements(multiplies: int, adds: int, bits: int | None = None) -> Pricing:
 # micronet: the challenge's rules
 
 
-def _stored(stored: Sequence[Stored], allowance: bool) -> tuple[tuple[int, int], ...]:
-    """Dense at its own width (16 bits under the allowance), or nonzeros and a mask of one bit an element where that is smaller."""
-    found: list[tuple[int, int]] = []
+def _stored(stored: Sequence[Stored], allowance: bool) -> Size:
+    """Dense at its own width (16 bits under the allowance), or nonzeros and a mask of one bit an element if that is smaller."""
+    total = NOTHING
     for s in stored:
         bits = min(s.bits, 16) if allowance else s.bits
-        if _is_sparse(s, bits):
-            found += [(s.nonzero or 0, bits), (s.elements, 1)]
-        else:
-            found.append((s.elements, bits))
-    return tuple(found)
+        taken = (s.nonzero or 0) * bits + s.elements if _is_sparse(s, bits) else s.elements * bits
+        total = Size(total.parameters + s.elements, total.bits + taken)
+    return total
 
 
 def _is_sparse(s: Stored, bits: int) -> bool:
@@ -147,7 +151,7 @@ def _micronet_dot(facts: Facts, folding: Folding, allowance: bool) -> Price:
     adds = macs.minus(dots)
     if facts.drops_constants and not folding.has_bias:
         adds = adds.plus(facts.elements)
-        stored += ((facts.live_out or 0, 16 if allowance else FLOAT_BITS),)
+        stored = stored.plus(facts.live_out or 0, 16 if allowance else FLOAT_BITS)
     return Price(macs, adds, stored)
 
 
@@ -155,13 +159,13 @@ def _micronet_batch_norm(facts: Facts, folding: Folding, allowance: bool) -> Pri
     """Folded into a conv beside it: a bias, or nothing where that conv has one already. Else a scale and a shift."""
     bits = min(facts.stored[0].bits, 16) if allowance else facts.stored[0].bits
     if folding.into is None:
-        return Price(facts.elements, facts.elements, ((2 * facts.channels, bits),))
+        return Price(facts.elements, facts.elements, NOTHING.plus(2 * facts.channels, bits))
     if folding.has_bias:
         return Price(status=FOLDED, label=f"into {folding.into}, which has a bias")
     bias = folding.bias_elements or facts.elements
     channels = folding.bias_channels if folding.bias_channels is not None else facts.channels
     return Price(
-        adds=bias, stored=((channels if facts.channels else 0, bits),), status=FOLDED, label=f"a bias of {folding.into}"
+        adds=bias, stored=NOTHING.plus(channels if facts.channels else 0, bits), status=FOLDED, label=f"a bias of {folding.into}"
     )
 
 

@@ -297,7 +297,7 @@ def read_graph(folder: str | os.PathLike, entry: str | None = None, input_shape:
     entry = _choose(meta, folder, entry)
     reader = _Reader(folder, meta, input_shape)
     outputs = reader.read(entry)
-    nodes, constant = infer(reader.inliner.nodes, meta.graph_def)
+    nodes, constant = infer(reader.inliner.nodes, meta.graph_def, reader.batch)
     return Graph(
         folder=str(folder),
         entry=entry,

@@ -36,19 +36,22 @@ def _outputs_used(nodes: Sequence[NodeDef]) -> dict[str, int]:
     return used
 
 
-def _stand_in(node: NodeDef, index: int) -> NodeDef:
+def _stand_in(node: NodeDef, index: int, batch: int) -> NodeDef:
     """A placeholder in the place of an output of an op that this TensorFlow does not know."""
     stand_in = NodeDef(name=node.name if not index else f"{node.name}/output_{index}", op="Placeholder")
     stand_in.attr["dtype"].type = node.attr["T"].type if "T" in node.attr else types_pb2.DT_FLOAT
     shapes = node.attr["_output_shapes"].list.shape
     if index < len(shapes):
-        stand_in.attr["shape"].shape.CopyFrom(shapes[index])
+        shape = stand_in.attr["shape"].shape
+        shape.CopyFrom(shapes[index])
+        if shape.dim and shape.dim[0].size < 0:
+            shape.dim[0].size = batch
     else:
         stand_in.attr["shape"].shape.unknown_rank = True
     return stand_in
 
 
-def _importable(nodes: Sequence[NodeDef], library: graph_pb2.GraphDef) -> tuple[graph_pb2.GraphDef, set[str]]:
+def _importable(nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int) -> tuple[graph_pb2.GraphDef, set[str]]:
     """A GraphDef that TensorFlow takes, and the names of the nodes in it that only stand for ops it does not know."""
     foreign = {n.name for n in nodes if op_def_registry.get(n.op) is None}
     used = _outputs_used(nodes)
@@ -58,7 +61,7 @@ def _importable(nodes: Sequence[NodeDef], library: graph_pb2.GraphDef) -> tuple[
         graph.library.CopyFrom(library.library)
     for node in nodes:
         if node.name in foreign:
-            graph.node.extend(_stand_in(node, i) for i in range(used.get(node.name, 0) + 1))
+            graph.node.extend(_stand_in(node, i, batch) for i in range(used.get(node.name, 0) + 1))
             continue
         copy = graph.node.add()
         copy.CopyFrom(node)
@@ -92,13 +95,13 @@ def _attrs(node: NodeDef) -> dict:
 
 
 def infer(
-    nodes: Sequence[NodeDef], library: graph_pb2.GraphDef
+    nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int
 ) -> tuple[Mapping[str, Node], Callable[[Ref], np.ndarray | None]]:
     """Flat nodes, producers first -> (shaped nodes by name, the function that gives constants' values).
 
     Raises AccountingError where the shapes contradict each other, as a wrong --input_shape makes them.
     """
-    definition, foreign = _importable(nodes, library)
+    definition, foreign = _importable(nodes, library, batch)
     graph = tf.Graph()
     try:
         with graph.as_default():
@@ -112,7 +115,8 @@ def infer(
         inputs = tuple((name, int(index)) for name, index in (ref.rsplit(":", 1) for ref in node.input))
         shapes = tuple(_shape(tensor) for tensor in operation.outputs)
         bits = operation.outputs[0].dtype.size * 8 if operation.outputs and operation.outputs[0].dtype.size else 0
-        found[node.name] = Node(node.name, node.op, inputs, _attrs(node), shapes, bits)
+        attrs = _attrs(node if node.name in foreign else operation.node_def)  # the latter has the defaults that files leave out
+        found[node.name] = Node(node.name, node.op, inputs, attrs, shapes, bits)
 
     @functools.cache
     def constant(ref: Ref) -> np.ndarray | None:
