@@ -85,6 +85,65 @@ class Run:
                 )
 
 
+class _Loop:
+    """The state of a run, and its checkpoints: model, optimizer, steps done, and the means of the epoch under way."""
+
+    def __init__(self, model: keras.Model, split: cifar.Split, recipe: Recipe, run: Run):
+        self.split, self.recipe = split, recipe
+        self.optimizer = keras.optimizers.SGD(0.0, momentum=recipe.momentum, nesterov=True)
+        self.optimizer.build(model.trainable_variables)
+        self.done = tf.Variable(0, dtype=tf.int64)
+        self.means = {"loss": keras.metrics.Mean(), "accuracy": keras.metrics.Mean()}
+        self.step = make_step(model, self.optimizer, recipe, cifar.LAYOUTS[recipe.dataset])
+        self.steps_an_epoch = len(split.images) // recipe.batch_size
+        if not self.steps_an_epoch:
+            raise TrainingError(f"batch_size {recipe.batch_size} is above the {len(split.images)} images; take a smaller one")
+        self.steps = self.steps_an_epoch * recipe.epochs
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=self.optimizer, done=self.done, **self.means)
+        self.manager = tf.train.CheckpointManager(checkpoint, str(run.folder / "checkpoints"), max_to_keep=2)
+        if latest := self.manager.latest_checkpoint:
+            self._restore(checkpoint, latest)
+
+    @staticmethod
+    def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+        try:
+            checkpoint.restore(path).assert_existing_objects_matched()
+        except (tf.errors.OpError, ValueError, AssertionError) as e:
+            reason = " ".join(str(e).split())[:200]
+            raise TrainingError(
+                f"checkpoint {path} cannot be read ({reason}); delete it to go on from the one before"
+            ) from None
+
+    def save(self) -> None:
+        try:
+            self.manager.save(checkpoint_number=int(self.done))
+        except (tf.errors.OpError, OSError) as e:
+            reason = " ".join(str(e).split())[:200]
+            kept = self.manager.latest_checkpoint or "none"
+            raise TrainingError(f"no checkpoint could be written ({reason}); the last good one is {kept}") from None
+
+    def batch(self, batch: int, order: np.ndarray) -> dict[str, float]:
+        """One step; returns the means of the epoch so far."""
+        now = int(self.done)
+        if not batch:
+            for mean in self.means.values():
+                mean.reset_state()
+        chosen = order[batch * self.recipe.batch_size : (batch + 1) * self.recipe.batch_size]
+        rate = one_cycle(now, self.steps, self.recipe.peak_lr)
+        self.optimizer.learning_rate.assign(rate)
+        seed = tf.constant([self.recipe.seed, now], tf.int32)
+        loss, accuracy = self.step(self.split.images[chosen], self.split.labels[chosen], seed)
+        if not np.isfinite(float(loss)):
+            kept = self.manager.latest_checkpoint or "none"
+            raise TrainingError(
+                f"the loss is {float(loss)} at step {now}; the last good checkpoint is {kept}; lower the peak_lr"
+            )
+        self.means["loss"].update_state(loss)
+        self.means["accuracy"].update_state(accuracy)
+        self.done.assign_add(1)
+        return {**{name: float(mean.result()) for name, mean in self.means.items()}, "lr": rate}
+
+
 def fit(
     model: keras.Model,
     split: cifar.Split,
@@ -95,52 +154,23 @@ def fit(
 ) -> None:
     """Trains `model` in place, from the run's last checkpoint if there is one; saves every `save_every` steps and at the end.
 
-    The same recipe, data and machine give the same weights, however often the run was cut off. Callbacks are tf_keras's:
-    epochs and batches begin and end with logs {loss, accuracy, lr}. Raises TrainingError on a loss that is not finite.
+    The same recipe, data and machine give the same weights, however often the run was cut off, if op determinism is on.
+    Callbacks are tf_keras's: epochs and batches begin and end with logs {loss, accuracy, lr}. Raises TrainingError on a
+    loss that is not finite, and where a checkpoint can be neither read nor written.
     """
-    layout = cifar.LAYOUTS[recipe.dataset]
-    optimizer = keras.optimizers.SGD(0.0, momentum=recipe.momentum, nesterov=True)
-    optimizer.build(model.trainable_variables)
-    done = tf.Variable(0, dtype=tf.int64)
-    means = {"loss": keras.metrics.Mean(), "accuracy": keras.metrics.Mean()}
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, done=done, **means)
-    manager = tf.train.CheckpointManager(checkpoint, str(run.folder / "checkpoints"), max_to_keep=2)
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
-    step = make_step(model, optimizer, recipe, layout)
-    steps_an_epoch = len(split.images) // recipe.batch_size
-    if not steps_an_epoch:
-        raise TrainingError(f"batch_size {recipe.batch_size} is above the {len(split.images)} images; take a smaller one")
-    steps = steps_an_epoch * recipe.epochs
-    listeners = keras.callbacks.CallbackList(
-        list(callbacks), model=model, epochs=recipe.epochs, steps=steps_an_epoch, verbose=0
-    )
+    loop = _Loop(model, split, recipe, run)
+    per_epoch = loop.steps_an_epoch
+    listeners = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=recipe.epochs, steps=per_epoch, verbose=0)
     listeners.on_train_begin()
-    for epoch in range(int(done) // steps_an_epoch, recipe.epochs):
+    for epoch in range(int(loop.done) // per_epoch, recipe.epochs):
         order = epoch_order(recipe.seed, epoch, len(split.images))
         listeners.on_epoch_begin(epoch)
         logs: dict[str, float] = {}
-        for batch in range(int(done) - epoch * steps_an_epoch, steps_an_epoch):
-            now = int(done)
+        for batch in range(int(loop.done) - epoch * per_epoch, per_epoch):
             listeners.on_train_batch_begin(batch)
-            if not batch:
-                for mean in means.values():
-                    mean.reset_state()
-            chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
-            rate = one_cycle(now, steps, recipe.peak_lr)
-            optimizer.learning_rate.assign(rate)
-            loss, accuracy = step(split.images[chosen], split.labels[chosen], tf.constant([recipe.seed, now], tf.int32))
-            if not np.isfinite(float(loss)):
-                kept = manager.latest_checkpoint or "none"
-                raise TrainingError(
-                    f"the loss is {float(loss)} at step {now}; the last good checkpoint is {kept}; lower --peak_lr"
-                )
-            means["loss"].update_state(loss)
-            means["accuracy"].update_state(accuracy)
-            done.assign_add(1)
-            logs = {**{name: float(mean.result()) for name, mean in means.items()}, "lr": rate}
-            if int(done) % save_every == 0 or int(done) == steps:
-                manager.save(checkpoint_number=int(done))
+            logs = loop.batch(batch, order)
+            if int(loop.done) % save_every == 0 or int(loop.done) == loop.steps:
+                loop.save()
             listeners.on_train_batch_end(batch, logs)
         listeners.on_epoch_end(epoch, logs)
     listeners.on_train_end()
