@@ -74,7 +74,7 @@ def test_rounding_refuses_overflow(model):
 
 
 def test_the_card(tmp_path, model):
-    facts = {"dataset": "cifar10", "accuracy": {"top1": 12.0, "n": 10_000, "date": "2026-01-01"}}
+    facts = {"dataset": "cifar10", "accuracy": {"top1": 0.12, "n": 10_000, "date": "2026-01-01"}}
     card = export(model, tmp_path / "m", PIXELS, NAMES, facts=facts)
     written = json.loads((tmp_path / "m" / CARD).read_text())
     assert written == json.loads(json.dumps(card))

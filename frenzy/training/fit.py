@@ -183,11 +183,11 @@ def top_k_hits(logits: np.ndarray, labels: np.ndarray, k: int) -> int:
 
 
 def evaluate(predict: Callable, split: cifar.Split, layout: cifar.Layout, batch_size: int = 250) -> dict:
-    """{'top1', 'top5' in percent, 'n'} of predict(float32 (b, 32, 32, 3)) -> logits (b, classes), over every image of the split."""
+    """{'top1', 'top5' fractions of 1, 'n'} of predict(float32 (b, 32, 32, 3)) -> logits (b, classes), over every image of the split."""
     hits = np.zeros(2, int)
     for start in range(0, len(split.images), batch_size):
         part = slice(start, start + batch_size)
         logits = np.asarray(predict(augment.normalise(split.images[part], layout.mean, layout.std)))
         hits += [top_k_hits(logits, split.labels[part], k) for k in (1, 5)]
     count = len(split.images)
-    return {"top1": 100 * hits[0].item() / count, "top5": 100 * hits[1].item() / count, "n": count}
+    return {"top1": hits[0].item() / count, "top5": hits[1].item() / count, "n": count}
