@@ -29,11 +29,11 @@ def check_report(report: Report, graph) -> None:
         if row.status == FREE:
             assert row.operation_bits == row.storage_bits == 0
         if row.nonzero is not None:
-            assert 0 <= row.nonzero
+            assert row.nonzero >= 0
         assert set(row.inputs) <= set(graph.data_nodes)
 
 
-@pytest.fixture()
+@pytest.fixture
 def judge(tmp_path):
     """judge(function, *specs) -> the graph and {convention: checked report} of the function as a SavedModel without signatures."""
 

@@ -16,7 +16,7 @@ PIXELS = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 NAMES = [f"name {i}" for i in range(10)]
 
 
-@pytest.fixture()
+@pytest.fixture
 def model():
     keras.utils.set_random_seed(0)
     small = build(unpruned_rows((4, 8), 1), num_classes=10)

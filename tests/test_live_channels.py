@@ -90,7 +90,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture()
+@pytest.fixture
 def weights():
     return Weights()
 

@@ -144,7 +144,7 @@ def norm(made, x, name="norm"):
     return tf.compat.v1.nn.fused_batch_norm(x, *getattr(made, name), is_training=False)[0]
 
 
-@pytest.fixture()
+@pytest.fixture
 def made():
     net = module(conv=weights(3, 3, 6, 6), one=weights(1, 1, 6, 4), bias=weights(6))
     for name in ("before", "after"):

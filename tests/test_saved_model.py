@@ -94,7 +94,7 @@ def test_another_root_function_by_name(tmp_path):
     net = Net()
     net.embed = tf.function(net.conv, input_signature=[IMAGE])
     folder = save(tmp_path / "m", net)
-    with pytest.raises(AccountingError, match="name an --entry of: conv, embed|name an --entry of: embed"):
+    with pytest.raises(AccountingError, match=r"name an --entry of: (conv, )?embed"):
         read(folder)
     assert judge_folder(folder, entry="embed")[0].entry == "embed"
 
@@ -309,7 +309,7 @@ def test_keras_models_of_any_writer(tmp_path):
     tf.saved_model.save(model, str(tmp_path / "plain"))
     model.export(str(tmp_path / "exported"))
     for folder in ("saved", "plain", "exported"):
-        graph, reports = judge_folder(tmp_path / folder)
+        _, reports = judge_folder(tmp_path / folder)
         assert reports["frenzy"].unknown == ()
         assert conv_row(reports["frenzy"]).multiplies == MACS
         assert reports["frenzy"].totals.parameters == (135 + 5) + (320 * 2 + 2)

@@ -101,7 +101,7 @@ def test_a_run_folder_is_not_overwritten(tmp_path):
     with pytest.raises(TrainingError, match="holds a run already; pass --resume"):
         run_in(tmp_path / "run")
     other = dataclasses.replace(RECIPE, peak_lr=0.5)
-    with pytest.raises(TrainingError, match="recipe was .* resume with what it began with"):
+    with pytest.raises(TrainingError, match=r"recipe was .* resume with what it began with"):
         run_in(tmp_path / "run", resume=True, recipe=other)
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(TrainingError, match=r"run\.json is no JSON"):

@@ -165,7 +165,10 @@ def _micronet_batch_norm(facts: Facts, folding: Folding, allowance: bool) -> Pri
     bias = folding.bias_elements or facts.elements
     channels = folding.bias_channels if folding.bias_channels is not None else facts.channels
     return Price(
-        adds=bias, stored=NOTHING.plus(channels if facts.channels else 0, bits), status=FOLDED, label=f"a bias of {folding.into}"
+        adds=bias,
+        stored=NOTHING.plus(channels if facts.channels else 0, bits),
+        status=FOLDED,
+        label=f"a bias of {folding.into}",
     )
 
 

@@ -117,6 +117,10 @@ class Inliner:
     def _frame(self, name: str, arguments: Sequence[Ref], call: str) -> _Frame:
         definition = self.library[name]
         names = [argument.name for argument in definition.signature.input_arg]
+        if len(names) != len(arguments):
+            raise AccountingError(
+                f"'{name}' takes {len(names)} arguments and is called with {len(arguments)}; the file is damaged"
+            )
         for position, ref in enumerate(arguments):
             self.captures.setdefault((name, position), ref)
         returns = [definition.ret[result.name] for result in definition.signature.output_arg]

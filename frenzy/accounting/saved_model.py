@@ -43,7 +43,13 @@ def parse(folder: str | os.PathLike) -> meta_graph_pb2.MetaGraphDef:
     if not model.meta_graphs:
         raise AccountingError(f"{path} holds no graph; it is truncated or no SavedModel: export it again")
     serving = [meta for meta in model.meta_graphs if "serve" in meta.meta_info_def.tags]
-    return (serving or list(model.meta_graphs))[0]
+    meta = (serving or list(model.meta_graphs))[0]
+    objects = meta.object_graph_def
+    named = [child.node_id for node in objects.nodes for child in node.children]
+    named += [node_id for function in objects.concrete_functions.values() for node_id in function.bound_inputs]
+    if named and not 0 <= min(named) <= max(named) < len(objects.nodes):
+        raise AccountingError(f"{path} names objects that it does not hold; it is damaged: export it again")
+    return meta
 
 
 def _signatures(meta: meta_graph_pb2.MetaGraphDef) -> dict[str, meta_graph_pb2.SignatureDef]:
@@ -152,7 +158,10 @@ def _settled(wanted: _Input, input_shape: Sequence[int] | None) -> tuple[int, ..
         raise AccountingError(
             f"input '{wanted.name}' is {_written(shape)}: {open_dims} is not known; give it by --input_shape, 32,32,3 say"
         )
-    return tuple(1 if dim is None else dim for dim in shape)
+    settled = tuple(1 if dim is None else dim for dim in shape)
+    if 0 in settled:
+        raise AccountingError(f"input '{wanted.name}' is {_written(shape)}: a dimension is 0, so there is nothing to count")
+    return settled
 
 
 def _written(shape: PartialShape | None) -> str:
@@ -281,6 +290,8 @@ class _Reader:
             name = self.objects.nodes[holder].variable.name if holder is not None else shared
             key = keys.by_object.get(holder) if holder is not None else keys.by_name.get(shared)
             shape = tuple(dim.size for dim in node.attr["shape"].shape.dim)
+            if min(shape, default=0) < 0:
+                raise AccountingError(f"variable '{shared}' has no known shape; its storage cannot be counted")
             found[node.name] = Variable(
                 name or shared, shape, DTYPE_BITS[types_pb2.DataType.Name(node.attr["dtype"].type)], key
             )

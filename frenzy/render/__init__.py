@@ -1,0 +1,1 @@
+"""Report -> text, CSV, JSON and pictures. Nothing here imports TensorFlow."""

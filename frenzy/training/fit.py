@@ -176,6 +176,21 @@ def fit(
     listeners.on_train_end()
 
 
+def restore(model: keras.Model, folder: pathlib.Path) -> int:
+    """Gives a model the weights of a run's last checkpoint; returns the steps done. Raises TrainingError if there is none."""
+    path = tf.train.latest_checkpoint(str(folder / "checkpoints"))
+    if path is None:
+        raise TrainingError(f"{folder} holds no checkpoint; train on with tools/train.py --resume")
+    done = tf.Variable(0, dtype=tf.int64)
+    try:
+        tf.train.Checkpoint(model=model, done=done).restore(path).assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, ValueError, AssertionError) as e:
+        raise TrainingError(
+            f"checkpoint {path} is not of this network or is damaged ({' '.join(str(e).split())[:200]})"
+        ) from None
+    return int(done)
+
+
 def top_k_hits(logits: np.ndarray, labels: np.ndarray, k: int) -> int:
     """How many of the labels (n,) are among the k largest logits (n, classes) of their row."""
     best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
