@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
+from frenzy.accounting.elementary import ELEMENTARY
 from frenzy.accounting.folding import Folding
 from frenzy.accounting.graph import AccountingError
 from frenzy.accounting.report import COUNTED, FOLDED, FREE, Score
@@ -199,24 +200,6 @@ def _frenzy_free(facts: Facts, folding: Folding, allowance: bool) -> Price:
     return Price(stored=_sixteen(facts.stored), status=COUNTED if facts.stored else FREE)
 
 
-# (multiplies, adds) an element, of activations and other functions of one value. A comparison is priced as a multiply: the
-# challenge prices a ReLU so; an exponential, a logarithm, a root and a division count as one multiply each.
-UNARY = {
-    "relu": (1, 0),
-    "relu6": (2, 0),
-    "leaky_relu": (2, 0),
-    "elu": (2, 1),
-    "sigmoid": (2, 1),
-    "tanh": (2, 2),
-    "softplus": (2, 1),
-    "exp": (1, 0),
-    "log": (1, 0),
-    "power": (1, 0),
-    "multiply": (1, 0),
-    "divide": (1, 0),
-    "compare": (1, 0),
-}
-
 MICRONET = Convention(
     name="micronet",
     source="MicroNet challenge rules, NeurIPS 2019: https://micronet-challenge.github.io/scoring_and_submission.html",
@@ -230,7 +213,7 @@ MICRONET = Convention(
         "max_pool": _micronet_window,
         "sum": _micronet_window,
         "softmax": _micronet_softmax,
-        **{kind: _elements(*each) for kind, each in UNARY.items()},
+        **{kind: _elements(*each) for kind, each in ELEMENTARY.items()},
     },
     allowed_multiply_bits=16,
     parameter_bits=None,
@@ -250,7 +233,7 @@ FRENZY = Convention(
         "max_pool": _no_cost,
         "sum": _micronet_window,
         "softmax": _no_cost,
-        **{kind: _elements(*each, bits=16) for kind, each in UNARY.items()},
+        **{kind: _elements(*each, bits=16) for kind, each in ELEMENTARY.items()},
         "relu": _no_cost,
         "relu6": _no_cost,
     },

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from frenzy.accounting.elementary import ELEMENTARY
 from frenzy.accounting.graph import Graph, Node, Ref
 from frenzy.accounting.live_channels import LIVE, ZERO, States, channels_last, read_by_conv
 from frenzy.accounting.storage import Ledger, Stored
@@ -318,13 +319,10 @@ def free(ctx: Context, node: Node) -> Facts:
 Rule = Callable[[Context, Node], Facts]
 FREE = free
 
-_unary = {
-    kind: partial(elementwise, kind=kind) for kind in "relu relu6 leaky_relu elu sigmoid tanh softplus exp log power".split()
-}
-_multiply, _divide, _compare = (partial(elementwise, kind=kind) for kind in ("multiply", "divide", "compare"))
+_elementary = {kind: partial(elementwise, kind=kind) for kind in ELEMENTARY}
 
 RULES: dict[str, Rule] = {
-    "Abs": _compare,
+    "Abs": _elementary["compare"],
     "Add": add,
     "AddN": add,
     "AddV2": add,
@@ -339,10 +337,10 @@ RULES: dict[str, Rule] = {
     "Conv2D": conv,
     "DepthToSpace": FREE,
     "DepthwiseConv2dNative": partial(conv, depthwise=True),
-    "Div": _divide,
-    "Elu": _unary["elu"],
+    "Div": _elementary["divide"],
+    "Elu": _elementary["elu"],
     "EnsureShape": FREE,
-    "Exp": _unary["exp"],
+    "Exp": _elementary["exp"],
     "ExpandDims": FREE,
     "Fill": FREE,
     "FusedBatchNorm": batch_norm,
@@ -351,50 +349,47 @@ RULES: dict[str, Rule] = {
     "GatherV2": FREE,
     "Identity": FREE,
     "IdentityN": FREE,
-    "LeakyRelu": _unary["leaky_relu"],
-    "Log": _unary["log"],
+    "LeakyRelu": _elementary["leaky_relu"],
+    "Log": _elementary["log"],
     "MatMul": mat_mul,
     "Max": partial(reduction, kind="max_pool"),
     "MaxPool": partial(pool, kind="max_pool"),
-    "Maximum": _compare,
+    "Maximum": _elementary["compare"],
     "Mean": partial(reduction, kind="average_pool"),
-    "Minimum": _compare,
+    "Minimum": _elementary["compare"],
     "MirrorPad": FREE,
-    "Mul": _multiply,
+    "Mul": _elementary["multiply"],
     "Neg": FREE,  # a sign folds into what comes next
     "Pack": FREE,
     "Pad": FREE,
     "PadV2": FREE,
     "Placeholder": FREE,
-    "RealDiv": _divide,
-    "Relu": _unary["relu"],
-    "Relu6": _unary["relu6"],
+    "RealDiv": _elementary["divide"],
+    "Relu": _elementary["relu"],
+    "Relu6": _elementary["relu6"],
     "Reshape": FREE,
     "ResourceGather": FREE,
-    "Rsqrt": _unary["power"],
-    "Sigmoid": _unary["sigmoid"],
+    "Rsqrt": _elementary["power"],
+    "Sigmoid": _elementary["sigmoid"],
     "Slice": FREE,
     "Softmax": softmax,
-    "Softplus": _unary["softplus"],
+    "Softplus": _elementary["softplus"],
     "SpaceToBatchND": FREE,
     "SpaceToDepth": FREE,
     "Split": FREE,
     "SplitV": FREE,
-    "Sqrt": _unary["power"],
-    "Square": _multiply,
+    "Sqrt": _elementary["power"],
+    "Square": _elementary["multiply"],
     "Squeeze": FREE,
     "StopGradient": FREE,
     "StridedSlice": FREE,
     "Sub": add,
     "Sum": partial(reduction, kind="sum"),
-    "Tanh": _unary["tanh"],
+    "Tanh": _elementary["tanh"],
     "Tile": FREE,
     "TopKV2": FREE,  # an answer, not arithmetic
     "Transpose": FREE,
     "Unpack": FREE,
     "ZerosLike": FREE,
 }
-KINDS = frozenset(
-    {"dot", "batch_norm", "bias", "add", "average_pool", "max_pool", "sum", "softmax", "multiply", "divide", "compare", "free"}
-    | set(_unary)
-)
+KINDS = frozenset({"dot", "batch_norm", "bias", "add", "average_pool", "max_pool", "sum", "softmax", "free"} | set(ELEMENTARY))
