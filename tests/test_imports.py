@@ -57,7 +57,11 @@ def test_arrows_point_down(path):
 
 @pytest.mark.parametrize(
     "modules",
-    ["frenzy.accounting, frenzy.accounting.account, frenzy.accounting.conventions", "frenzy.render.table, frenzy.render.data", "winner"],
+    [
+        "frenzy.accounting, frenzy.accounting.account, frenzy.accounting.conventions",
+        "frenzy.render.table, frenzy.render.data",
+        "winner",
+    ],
 )
 def test_no_tensorflow(modules):
     code = f"import sys; import {modules}; sys.exit('tensorflow' in sys.modules or 'tf_keras' in sys.modules)"

@@ -133,7 +133,7 @@ class _Conditional(keras.layers.Layer):
 class CondConv2D(_Conditional):
     """[(n, h, w, cin), routing (n, experts)] -> (n, h', w', filters); no bias. Weight: kernel (experts, k, k, cin, filters).
 
-    Half-precision gradients of kernels above 1x1 need a GPU or XLA: TensorFlow has no grouped ones for the CPU.
+    float16 gradients of strided or larger kernels need a GPU or XLA: TensorFlow has no such grouped ones for the CPU.
     """
 
     def __init__(self, filters: int, kernel_size: int, experts: int, **kwargs):

@@ -62,8 +62,10 @@ def of_kind(kinds: str | Sequence[str], rows: tuple[Row, ...] = TABLE_1) -> tupl
     return tuple(dataclasses.replace(row, kind=kind) for row, kind in zip(rows, letters, strict=True))
 
 
-def _conditional_bn(x, routing, width: int | None, kernel: int, name: str, stride: int = 1, act: str | None = "relu"):
-    """A CondConv of `width` outputs (None: depthwise), BN, activation."""
+def _conv_bn(x, routing, width: int | None, kernel: int, name: str, stride: int = 1, act: str | None = "relu"):
+    """A conv of `width` outputs (None: depthwise), BN, activation; a CondConv where there is a routing."""
+    if routing is None:
+        return conv_bn(x, width, kernel, name, stride, act) if width else depthwise_bn(x, kernel, name, stride, act)
     x, padding = pad(x, kernel, stride, name)
     options = {"experts": EXPERTS, "stride": stride, "padding": padding, "name": name}
     layer = CondConv2D(width, kernel, **options) if width else CondDepthwiseConv2D(kernel, **options)
@@ -72,19 +74,12 @@ def _conditional_bn(x, routing, width: int | None, kernel: int, name: str, strid
 
 def _block(x, out: int, stride: int, kind: str, name: str):
     shortcut, expanded = x, EXPANSION * x.shape[-1]
-    if kind == "C":
-        routing = Routing(EXPERTS, name=f"{name}_routing")(x)
-        x = _conditional_bn(x, routing, expanded, 1, f"{name}_expand")
-        x = _conditional_bn(x, routing, None, 3, f"{name}_dw", stride)
-    else:
-        x = conv_bn(x, expanded, 1, f"{name}_expand")
-        x = depthwise_bn(x, 3, f"{name}_dw", stride)
+    routing = Routing(EXPERTS, name=f"{name}_routing")(x) if kind == "C" else None
+    x = _conv_bn(x, routing, expanded, 1, f"{name}_expand")
+    x = _conv_bn(x, routing, None, 3, f"{name}_dw", stride)
     if kind != "A":
         x = SqueezeExcite(SE_REDUCTION, name=f"{name}_se")(x)
-    if kind == "C":
-        x = _conditional_bn(x, routing, out, 1, f"{name}_project", act=None)
-    else:
-        x = conv_bn(x, out, 1, f"{name}_project", act=None)
+    x = _conv_bn(x, routing, out, 1, f"{name}_project", act=None)
     if stride == 1 and shortcut.shape[-1] == out:
         x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
     return x

@@ -18,7 +18,7 @@ import dataclasses
 import tf_keras as keras
 
 from frenzy.layers.squeeze_excite import SqueezeExcite
-from frenzy.models.conv_bn import activate, batch_norm, classifier, conv, conv_bn, depthwise, divisible, global_pool
+from frenzy.models.conv_bn import activate, batch_norm, classifier, conv, conv_bn, depthwise, divisible
 
 SE_REDUCTION = 4
 
