@@ -114,7 +114,7 @@ def test_micronet(reports):
 
 
 def test_both_files_give_the_same_counts(frenzy_folder, plain_folder):
-    for name in CONVENTIONS:
+    for name in ("frenzy", "micronet"):  # others count weights at the width that they are stored at
         first, second = (account(read(folder), name) for folder in (frenzy_folder, plain_folder))
         assert first.totals == second.totals
         assert first.score == second.score
@@ -137,7 +137,9 @@ def test_classify_costs_what_the_logits_cost_and_a_little(frenzy_folder):
 
 def test_unknown_names(frenzy_folder):
     graph = read(frenzy_folder)
-    with pytest.raises(AccountingError, match="no convention 'flops'; --convention takes one of: frenzy, micronet"):
+    with pytest.raises(
+        AccountingError, match="no convention 'flops'; --convention takes one of: frenzy, fvcore, irnet-table4,"
+    ):
         account(graph, "flops")
     with pytest.raises(AccountingError, match="no task 'mnist'; --task takes one of: cifar100, imagenet, wikitext103"):
         account(graph, "frenzy", "mnist")
@@ -149,4 +151,4 @@ def test_the_rule_table_is_sorted_and_conventions_are_total():
         assert set(convention.prices) == KINDS
         assert convention.source
     with pytest.raises(ValueError, match="convention x has no price for add"):
-        Convention("x", "", {k: v for k, v in CONVENTIONS["frenzy"].prices.items() if k != "add"}, 16, None, True)
+        Convention("x", "", {k: v for k, v in CONVENTIONS["frenzy"].prices.items() if k != "add"})

@@ -25,6 +25,8 @@ class Weights(tf.Module):
         super().__init__()
         self.k1, self.k3, self.k13 = variable(1, 1, 6, 3), variable(3, 3, 6, 3), variable(1, 3, 6, 3)
         self.depthwise, self.grouped, self.dense = variable(3, 3, 6, 1), variable(1, 1, 3, 4), variable(6 * 36, 5)
+        self.transposed, self.volume = variable(3, 3, 3, 6), variable(1, 3, 3, 6, 3)
+        self.mask6 = tf.constant([True] * 5 + [False])
         for channels in (4, 6):
             setattr(
                 self, f"norm{channels}", [tf.Variable(np.linspace(0.5, 1, channels, dtype="float32") * i) for i in (1, 2, 3, 4)]
@@ -86,6 +88,67 @@ CASES = {
     ),
     "grouped conv": (lambda m, x: conv(pad_channels(x[..., :3], 3), m.grouped), [L] * 2 + [Z] * 2),
     "divided": (lambda m, x: pad_channels(x) / (1.0 + tf.abs(pad_channels(x))), [L] * 4 + [Z] * 2),
+    "a new axis": (lambda m, x: pad_channels(x)[:, None], [L] * 4 + [Z] * 2),
+    "a new last axis": (lambda m, x: pad_channels(x)[..., None], [L]),
+    "an axis less": (lambda m, x: pad_channels(x)[:, 0], [L] * 4 + [Z] * 2),
+    "the last axis less": (lambda m, x: pad_channels(x)[..., 0], [L] * 6),
+    "cut everywhere": (lambda m, x: pad_channels(x)[:, None, 1:3, 2, 3:], [L] + [Z] * 2),
+    "pow": (lambda m, x: pad_channels(tf.abs(x)) ** 2.0, [L] * 4 + [C] * 2),
+    "compared": (lambda m, x: tf.cast(pad_channels(x) > 0.5, tf.float32), [L] * 4 + [C] * 2),
+    "clipped": (lambda m, x: tf.clip_by_value(pad_channels(x), 0.5, 1.0), [L] * 4 + [C] * 2),
+    "fake quantization": (lambda m, x: tf.quantization.fake_quant_with_min_max_args(pad_channels(x), -1, 1), [L] * 4 + [C] * 2),
+    "range of the whole tensor": (
+        lambda m, x: tf.raw_ops.QuantizeAndDequantizeV2(input=m.norm(pad_channels(x)), input_min=0.0, input_max=0.0), [L] * 6,
+    ),
+    "selected": (lambda m, x: tf.where(m.mask6, pad_channels(x), 2.0 * pad_channels(x)), [L] * 4 + [C] + [Z]),
+    "selected by images": (
+        lambda m, x: tf.raw_ops.Select(
+            condition=tf.range(tf.shape(x)[0]) % 2 > 0, x=pad_channels(x), y=1 + pad_channels(x)
+        ), [L] * 6,
+    ),
+    "ones": (lambda m, x: tf.concat([x, tf.ones_like(x[..., :2])], -1), [L] * 4 + [C] * 2),
+    "complementary error function": (lambda m, x: tf.math.erfc(pad_channels(x)), [L] * 4 + [C] * 2),
+    "channel shuffle": (
+        lambda m, x: tf.reshape(tf.transpose(tf.reshape(pad_channels(x), (-1, 6, 6, 2, 3)), (0, 1, 2, 4, 3)), (-1, 6, 6, 6)),
+        [L, L, L, Z, L, Z],
+    ),
+    "channels split": (lambda m, x: tf.reshape(tf.pad(x, [(0, 0)] * 3 + [(2, 3)]), (-1, 6, 6, 3, 3)), [L] * 3),
+    "channels split into zeros": (
+        lambda m, x: tf.reshape(tf.pad(x[..., :1], [(0, 0)] * 3 + [(0, 5)]), (-1, 6, 6, 2, 3)), [L] + [Z] * 2,
+    ),
+    "constants split": (lambda m, x: tf.reshape(m.norm(tf.zeros_like(x)), (-1, 6, 6, 2, 2)), [L] * 2),
+    "space to depth": (lambda m, x: tf.nn.space_to_depth(pad_channels(x), 2), ([L] * 4 + [Z] * 2) * 4),
+    "depth to space of zeros": (
+        lambda m, x: tf.nn.depth_to_space(tf.concat([pad_channels(x[..., :1], 1)] * 4, -1), 2), [L, Z],
+    ),
+    "space to batch": (lambda m, x: tf.space_to_batch(m.norm(pad_channels(x)), [2, 2], [[1, 1], [1, 1]]), [L] * 6),
+    "space to batch of zeros": (lambda m, x: tf.space_to_batch(pad_channels(x), [2, 2], [[1, 1], [1, 1]]), [L] * 4 + [Z] * 2),
+    "dilated depthwise": (
+        lambda m, x: tf.nn.depthwise_conv2d(pad_channels(x), m.depthwise, (1, 1, 1, 1), "SAME", dilations=(2, 2)),
+        [L] * 4 + [Z] * 2,
+    ),
+    "tiled": (lambda m, x: tf.tile(pad_channels(x[..., :1], 1), [1, 2, 1, 3]), [L, Z] * 3),
+    "broadcast": (lambda m, x: tf.broadcast_to(tf.zeros_like(x[:1, :1, :1, :1]), (2, 6, 6, 4)), [Z] * 4),
+    "gathered": (lambda m, x: tf.gather(pad_channels(x), [5, 0], axis=-1), [Z, L]),
+    "rows gathered": (lambda m, x: tf.gather(pad_channels(x), [5, 0], axis=1), [L] * 4 + [Z] * 2),
+    "stacked": (lambda m, x: tf.stack([pad_channels(x), tf.pad(x, [(0, 0)] * 3 + [(1, 1)])], 1), [L] * 5 + [Z]),
+    "stacked as channels": (lambda m, x: tf.stack([x[..., 0], tf.zeros_like(x[..., 0])], -1), [L] * 2),
+    "unstacked": (lambda m, x: tf.unstack(pad_channels(x), axis=1)[2], [L] * 4 + [Z] * 2),
+    "local response": (lambda m, x: tf.nn.lrn(pad_channels(x), 2), [L] * 4 + [Z] * 2),
+    "local response of constants": (lambda m, x: tf.nn.lrn(m.norm(pad_channels(x)), 2), [L] * 6),
+    "resized": (lambda m, x: tf.image.resize(m.norm(pad_channels(x)), (9, 11)), [L] * 4 + [C] * 2),
+    "transposed conv": (lambda m, x: tf.nn.conv2d_transpose(m.norm(pad_channels(x)), m.transposed, (tf.shape(x)[0], 12, 12, 3), 2), [L] * 3),
+    "transposed conv of zeros": (
+        lambda m, x: tf.nn.conv2d_transpose(tf.zeros_like(pad_channels(x)), m.transposed, (tf.shape(x)[0], 12, 12, 3), 2), [Z] * 3,
+    ),
+    "conv of a volume": (lambda m, x: tf.nn.conv3d(pad_channels(x)[:, None], m.volume, [1] * 5, "SAME"), [L] * 3),
+    "conv of a volume of zeros": (
+        lambda m, x: tf.nn.conv3d(tf.zeros_like(pad_channels(x))[:, None], m.volume, [1] * 5, "SAME"), [Z] * 3,
+    ),
+    "pool of a volume": (
+        lambda m, x: tf.nn.avg_pool3d(m.norm(pad_channels(x))[:, None], (1, 3, 3), 1, "SAME"), [L] * 4 + [C] * 2,
+    ),
+    "summed product": (lambda m, x: tf.einsum("bhwc,cd->bhwd", pad_channels(x), m.k1[0, 0]), [L] * 3),
     "maximum with a constant": (lambda m, x: tf.maximum(pad_channels(x), 0.5), [L] * 4 + [C] * 2),
 }  # fmt: skip
 

@@ -48,7 +48,7 @@ def counting(monkeypatch):
     """counting(report, format=..., output=..., strict=...) -> main()'s exit code, without a SavedModel or flags."""
 
     def run(report=None, **given):
-        values = {"format": "table", "output": None, "strict": False, **given}
+        values = {"format": "table", "output": None, "strict": False, "reconcile": False, "convention": "frenzy", **given}
         monkeypatch.setattr(cli, "load_report", lambda: report or winner_report())
         monkeypatch.setattr(count, "FLAGS", types.SimpleNamespace(**values))
         return count.main()
@@ -61,7 +61,7 @@ def counting(monkeypatch):
 
 BAD = {
     "unknown flag": (["--nope"], "Unknown command line flag 'nope'"),
-    "unknown convention": (["--convention=nope"], "--convention=nope: value should be one of <frenzy|micronet>"),
+    "unknown convention": (["--convention=nope"], "--convention=nope: value should be one of <frenzy|"),
     "unknown task": (["--task=mnist"], "--task=mnist: value should be one of <cifar100|imagenet|wikitext103>"),
     "stray argument": (["stray"], "unexpected argument 'stray'"),
     "no such folder": (["--load_folder=nowhere"], "no folder nowhere; --load_folder takes the folder of a SavedModel"),
@@ -210,3 +210,17 @@ def test_hushed_gives_stderr_back(capfd):
         os.write(2, b"greetings")
     os.write(2, b"news")
     assert capfd.readouterr().err == "news"
+
+
+def test_all_conventions_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "load_reports", lambda names: [winner_report(name) for name in ("frenzy", "micronet")])
+    values = {"format": "table", "output": str(tmp_path / "all.txt"), "strict": False, "reconcile": False, "convention": "all"}
+    monkeypatch.setattr(count, "FLAGS", types.SimpleNamespace(**values))
+    assert count.main() == 0
+    text = (tmp_path / "all.txt").read_text()
+    assert "frenzy                   4,419,800    8.430 MiB        828,928,000 operations    0.2001" in text
+    assert "micronet                 4,426,420    8.443 MiB        812,298,830 operations    0.1381" in text
+    assert max(map(len, text.splitlines())) <= table.WIDTH
+    monkeypatch.setattr(count, "FLAGS", types.SimpleNamespace(**{**values, "format": "json"}))
+    with pytest.raises(cli.UsageError, match="--convention all gives a table; for --format json name one convention"):
+        count.main()

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from frenzy.accounting import CONVENTIONS, account, read
+from frenzy.accounting import accounts, read
 from tools import cli
 
 FLAGS = flags.FLAGS
@@ -40,9 +40,8 @@ def findings(folder: pathlib.Path):
 
         from frenzy import export
     card = read_card(folder, export.CARD)
-    graph = read(folder)
-    for name in CONVENTIONS:
-        report, claim = account(graph, name, card["task"]), card["counts"][name]
+    for name, report in accounts(read(folder), card["counts"], card["task"]).items():
+        claim = card["counts"][name]
         found = {"storage_bytes": float(report.totals.storage_bytes), "operations": float(report.totals.operations)}
         holds = all(found[key] == claim[key] for key in found) and not report.unknown
         yield f"counts, {name}", holds, f"{found['storage_bytes']:,.0f} bytes, {found['operations']:,.0f} operations"

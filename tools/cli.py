@@ -6,13 +6,13 @@ Exit codes: 0 done, 1 --strict found something, 2 the input is at fault (one lin
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
 
-from frenzy.accounting import CONVENTIONS, TASKS, AccountingError, Report, account, read
+from frenzy.accounting import CONVENTIONS, TASKS, AccountingError, Report, accounts, read
 from frenzy.render.files import RenderError, write
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,10 +26,12 @@ class UsageError(Exception):
     """The command line is at fault; the message is the one line that the user sees."""
 
 
-def define_network_flags() -> None:
-    """The flags of every tool that judges a SavedModel."""
+def define_network_flags(*more_conventions: str) -> None:
+    """The flags of every tool that judges a SavedModel. `more_conventions` are names that the tool itself understands."""
     flags.DEFINE_string("load_folder", "SavedModel/", "folder of the SavedModel")
-    flags.DEFINE_enum("convention", "frenzy", sorted(CONVENTIONS), "how multiplies, adds and weights are priced")
+    flags.DEFINE_enum(
+        "convention", "frenzy", [*sorted(CONVENTIONS), *more_conventions], "how multiplies, adds and weights are priced"
+    )
     flags.DEFINE_enum("task", "cifar100", list(TASKS), "the baseline that the score is a share of")
     flags.DEFINE_string("entry", None, "signature or function to judge [serving_default, else the only one, else __call__]")
     flags.DEFINE_string("input_shape", None, "what the SavedModel leaves open, height,width,channels: 224,224,3 say")
@@ -37,6 +39,11 @@ def define_network_flags() -> None:
 
 def load_report() -> Report:
     """The report that the network flags ask for. Raises AccountingError and UsageError, cheap checks first."""
+    return load_reports([FLAGS.convention])[0]
+
+
+def load_reports(conventions: Iterable[str]) -> list[Report]:
+    """The same network under several conventions."""
     shape = parse_shape(FLAGS.input_shape)
     folder = Path(FLAGS.load_folder)
     if not folder.is_dir():
@@ -44,7 +51,7 @@ def load_report() -> Report:
     if not (folder / "saved_model.pb").is_file():
         raise UsageError(f"{folder} is no SavedModel: it holds no saved_model.pb; name the folder that does by --load_folder")
     with hushed():
-        return account(read(FLAGS.load_folder, FLAGS.entry, shape), FLAGS.convention, FLAGS.task)
+        return list(accounts(read(FLAGS.load_folder, FLAGS.entry, shape), conventions, FLAGS.task).values())
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:

@@ -5,9 +5,9 @@ report = account(read("SavedModel/"), "frenzy")
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from frenzy.accounting.account import find_facts, price
+from frenzy.accounting.account import convention_named, find_facts, price
 from frenzy.accounting.conventions import CONVENTIONS, TASKS
 from frenzy.accounting.graph import AccountingError, Graph
 from frenzy.accounting.report import Report
@@ -20,11 +20,22 @@ def read(folder: str | os.PathLike, entry: str | None = None, input_shape: Seque
     return read_graph(folder, entry, input_shape)
 
 
-def account(graph: Graph, convention: str = "frenzy", task: str = "cifar100") -> Report:
-    """A graph under a convention, scored against a task's baseline. Values come from the checkpoint beside it, if it is there."""
+def accounts(graph: Graph, conventions: Iterable[str], task: str = "cifar100") -> dict[str, Report]:
+    """A graph under several conventions, scored against a task's baseline; facts are found once for all.
+
+    Values come from the checkpoint beside the graph, if it is there. Raises AccountingError for a name that is not known.
+    """
     from frenzy.accounting.checkpoint import Values
 
-    return price(graph, find_facts(graph, Values(graph.folder)), convention, task)
+    rules = {name: convention_named(name) for name in conventions}
+    values = Values(graph.folder)
+    found = {live: find_facts(graph, values, live) for live in {convention.live for convention in rules.values()}}
+    return {name: price(graph, found[convention.live], name, task) for name, convention in rules.items()}
 
 
-__all__ = ["CONVENTIONS", "TASKS", "AccountingError", "Graph", "Report", "account", "read"]
+def account(graph: Graph, convention: str = "frenzy", task: str = "cifar100") -> Report:
+    """A graph under one convention: accounts() for a single name."""
+    return accounts(graph, [convention], task)[convention]
+
+
+__all__ = ["CONVENTIONS", "TASKS", "AccountingError", "Graph", "Report", "account", "accounts", "read"]

@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
-from frenzy.accounting.conventions import CONVENTIONS, FLOAT_BITS, Convention, Price
+from frenzy.accounting.conventions import CONVENTIONS, Convention
+from frenzy.accounting.conventions.base import FLOAT_BITS, Price
 from frenzy.accounting.folding import NOWHERE, fold
 from frenzy.accounting.graph import AccountingError, Graph, Node
-from frenzy.accounting.live_channels import live_channels
+from frenzy.accounting.live_channels import all_live, live_channels
 from frenzy.accounting.report import UNKNOWN, Report, Row, Shape
-from frenzy.accounting.rules import RULES, Context, Facts, UnknownFacts
+from frenzy.accounting.rules import RULES, Context, Count, Facts, UnknownFacts
 from frenzy.accounting.storage import Ledger
 
 
@@ -22,9 +25,13 @@ class Found:
     unknown: dict[str, str]
 
 
-def find_facts(graph: Graph, value: Callable[[str | None], np.ndarray | None]) -> Found:
-    """Facts of every node that the images reach; value(key) gives a variable's array, or None where it is not to be had."""
-    context = Context(graph, live_channels(graph), Ledger(graph, value))
+def find_facts(graph: Graph, value: Callable[[str | None], np.ndarray | None], live: bool = True) -> Found:
+    """Facts of every node that the images reach; value(key) gives a variable's array, or None where it is not to be had.
+
+    Without `live` every channel counts, as it does for those who do not look.
+    """
+    states = live_channels(graph) if live else partial(all_live, graph)
+    context = Context(graph, states, Ledger(graph, value))
     found = Found({}, {})
     for name, node in graph.nodes.items():
         if name not in graph.data_nodes:
@@ -46,24 +53,23 @@ def _shape(graph: Graph, name: str, index: int = 0) -> Shape:
     return tuple(-1 if dim is None else dim for dim in graph.image_shape((name, index)) or ())
 
 
-def _formula(price: Price, multiply_bits: int) -> str:
+def _term(count: Count, worth: Fraction) -> str:
+    return count.text if worth == 1 else f"{count.text} * {worth}"
+
+
+def _formula(price: Price, multiply: Fraction, add: Fraction) -> str:
     """The arithmetic of a row's operations; a label stands behind a '#'."""
-    share = f"{multiply_bits}/{FLOAT_BITS}"
     multiplies, adds = price.multiplies, price.adds
-    parts = []
     if multiplies.value and multiplies == adds:
-        total = 1 + multiply_bits / FLOAT_BITS
-        parts.append(f"{multiplies.text} * {total:g}")
+        both = multiply + add
+        text = multiplies.text if both == 1 else f"{multiplies.text} * {float(both):g}"
     else:
-        if multiplies.value:
-            parts.append(multiplies.text if multiply_bits == FLOAT_BITS else f"{multiplies.text} * {share}")
-        if adds.value:
-            parts.append(adds.text)
-    text = " + ".join(parts)
+        terms = [_term(count, worth) for count, worth in ((multiplies, multiply), (adds, add)) if count.value and worth]
+        text = " + ".join(terms)
     return f"{text}  # {price.label}".strip() if price.label else text
 
 
-def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, multiply_bits: int) -> Row:
+def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, multiply: Fraction, add: Fraction) -> Row:
     weights = facts.stored[0] if facts.stored else None
     data = [ref for ref in node.inputs if graph.depends(ref)]
     known = [s.nonzero for s in facts.stored if s.nonzero is not None]
@@ -85,8 +91,8 @@ def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, multiply_bi
         multiplies=price.multiplies.value,
         adds=price.adds.value,
         storage_bits=price.stored.bits,
-        operation_bits=price.multiplies.value * multiply_bits + price.adds.value * FLOAT_BITS,
-        formula=_formula(price, multiply_bits),
+        operation_bits=int(FLOAT_BITS * (price.multiplies.value * multiply + price.adds.value * add)),
+        formula=_formula(price, multiply, add),
         status=price.status,
     )
 
@@ -108,29 +114,34 @@ def _notes(found: Found, convention: Convention, allowance: bool) -> tuple[str, 
     notes = []
     if any(s.nonzero is None for f in found.facts.values() if f.kind == "dot" for s in f.stored):
         notes.append("the weights' values are not at hand: sparsity is not known, every weight counts as nonzero")
-    if not convention.always_allowed:
+    if convention.allowed_multiply is not None:
         rule = "nothing is below 16 bits: weights and multiplies count at 16 bits, adds at 32"
         notes.append(rule if allowance else "something is below 16 bits: no allowance, everything counts at its own width")
     return tuple(notes)
 
 
+def convention_named(name: str) -> Convention:
+    """Raises AccountingError for a name that is not known."""
+    if name not in CONVENTIONS:
+        raise AccountingError(f"no convention '{name}'; --convention takes one of: {', '.join(sorted(CONVENTIONS))}")
+    return CONVENTIONS[name]
+
+
 def price(graph: Graph, found: Found, convention: str, task: str = "cifar100") -> Report:
     """A report of facts under a named convention. Raises AccountingError for a name that is not known."""
-    if convention not in CONVENTIONS:
-        raise AccountingError(f"no convention '{convention}'; --convention takes one of: {', '.join(sorted(CONVENTIONS))}")
-    rules = CONVENTIONS[convention]
+    rules = convention_named(convention)
     allowance = all(s.bits >= 16 for f in found.facts.values() for s in f.stored)
     foldings = fold(graph, found.facts)
-    multiply_bits = rules.multiply_bits(allowance)
+    multiply = rules.multiply_worth(allowance)
     rows = []
     for name, node in graph.nodes.items():
         if name in found.facts:
             facts = found.facts[name]
             cost = rules.prices[facts.kind](facts, foldings.get(name, NOWHERE), allowance)
-            rows.append(_price_row(graph, node, facts, cost, multiply_bits))
+            rows.append(_price_row(graph, node, facts, cost, multiply, rules.add))
         elif name in found.unknown:
             rows.append(_unknown_row(graph, node, found.unknown[name]))
-    score = rules.score(
-        task, sum(r.parameters for r in rows), sum(r.storage_bits for r in rows), sum(r.operation_bits for r in rows)
-    )
-    return Report(graph.folder, graph.entry, convention, rules.source, tuple(rows), score, _notes(found, rules, allowance))
+    operations = Fraction(sum(r.operation_bits for r in rows), FLOAT_BITS)
+    score = rules.score(task, sum(r.parameters for r in rows), sum(r.storage_bits for r in rows), operations)
+    notes = _notes(found, rules, allowance)
+    return Report(graph.folder, graph.entry, convention, rules.source, tuple(rows), score, notes, rules.unit)

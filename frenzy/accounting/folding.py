@@ -15,6 +15,7 @@ BIASES = frozenset({"BiasAdd", "Add", "AddV2"})
 class Folding:
     """For a BN: the linear node that it folds `into`, and whether that has a bias already. For a linear node: whether it has one.
 
+    For a bias: whether it is a conv's (`behind_conv`) or a dense layer's.
     `bias_elements` and `bias_channels` are those of the node folded into, where a BN goes into the conv *after* it.
     """
 
@@ -22,6 +23,7 @@ class Folding:
     has_bias: bool = False
     bias_elements: Count | None = None
     bias_channels: int | None = None
+    behind_conv: bool = False
 
 
 NOWHERE = Folding()
@@ -40,7 +42,8 @@ def _sole_reader(graph: Graph, ref: Ref) -> str | None:
 
 def _before(graph: Graph, facts: Mapping[str, Facts], name: str) -> tuple[str | None, bool]:
     """The linear node whose output this node alone reads, directly or behind a bias; and whether there is a bias."""
-    ref, biased = graph.source(graph.nodes[name].inputs[0]), False
+    data = [ref for ref in graph.nodes[name].inputs if graph.depends(ref)]
+    ref, biased = graph.source(data[0]), False
     reader = name
     while True:
         node = graph.nodes[ref[0]]
@@ -87,4 +90,7 @@ def fold(graph: Graph, facts: Mapping[str, Facts]) -> dict[str, Folding]:
     for name, f in facts.items():
         if f.kind == "dot":
             found[name] = Folding(has_bias=name in biased)
+        elif f.kind == "bias":
+            into, _ = _before(graph, facts, name)
+            found[name] = Folding(into, behind_conv=into is not None and facts[into].kernel is not None)
     return found

@@ -1,15 +1,22 @@
-"""Functions inlined: a library of FunctionDefs and a graph become one flat list of nodes, however deep the calls go."""
+"""Functions inlined: a library of FunctionDefs and a graph become one flat list of nodes, however deep the calls go.
+
+A conditional whose predicate is a literal of the file is the branch that it takes; any other stays one node, and so do loops.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+import tensorflow as tf
 from tensorflow.core.framework import function_pb2, graph_pb2
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import op_def_registry
 
-from frenzy.accounting.graph import AccountingError, Ref
+from frenzy.accounting.fused import parts
+from frenzy.accounting.graph import PASSES_ON, AccountingError, Ref
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall"})
+IFS = frozenset({"If", "StatelessIf"})
+CASES = frozenset({"Case", "StatelessCase"})
 MAX_NODES = 1_000_000
 
 
@@ -81,7 +88,7 @@ class Inliner:
     def __init__(self, library: Mapping[str, function_pb2.FunctionDef]):
         self.library = library
         self.nodes: list[NodeDef] = []
-        self.names: set[str] = set()
+        self.by_name: dict[str, NodeDef] = {}
         self.captures: dict[tuple[str, int], Ref] = {}  # (function, position among its arguments) -> flat tensor, first seen
 
     def add(self, node: NodeDef, inputs: Sequence[Ref], call: str = "") -> str:
@@ -95,15 +102,23 @@ class Inliner:
         copy.ClearField("input")
         copy.input.extend(f"{name}:{index}" for name, index in inputs)
         self.nodes.append(copy)
+        self.by_name[copy.name] = copy
         return copy.name
 
+    def _add_parts(self, node: NodeDef, inputs: Sequence[Ref], call: str) -> Ref:
+        """The node, or the chain of plain nodes that a fused one stands for; returns its output."""
+        made: Ref | None = None
+        for part, own in parts(node, inputs):
+            made = (self.add(part, own if made is None else (made, *own[1:]), call), 0)
+        assert made is not None
+        return made
+
     def _unique(self, name: str, call: str) -> str:
-        candidate = name if name not in self.names or not call else f"{call}/{name}"
+        candidate = name if name not in self.by_name or not call else f"{call}/{name}"
         number, base = 0, candidate
-        while candidate in self.names:
+        while candidate in self.by_name:
             number += 1
             candidate = f"{base}_{number}"
-        self.names.add(candidate)
         return candidate
 
     def graph(self, graph: graph_pb2.GraphDef, outputs: Sequence[str], given: Mapping[str, Ref]) -> list[Ref]:
@@ -127,10 +142,30 @@ class Inliner:
         nodes = needed(definition.node_def, returns, names)
         return _Frame(name, nodes, dict(zip(names, arguments, strict=True)), returns, call)
 
-    def _callee(self, node: NodeDef) -> str | None:
+    def _literal(self, ref: Ref) -> bool | int | None:
+        """The value of a truth value or number that the file gives as a literal, seen through identities and negations."""
+        flips = 0
+        while (node := self.by_name.get(ref[0])) is not None and node.op in PASSES_ON | {"LogicalNot"} and node.input:
+            flips += node.op == "LogicalNot"
+            name, index = node.input[ref[1] if node.op == "IdentityN" else 0].rsplit(":", 1)
+            ref = (name, int(index))
+        if node is None or node.op != "Const":
+            return None
+        value = tf.make_ndarray(node.attr["value"].tensor)
+        if value.ndim or value.dtype.kind not in "biu":
+            return None
+        return bool(value) != bool(flips % 2) if value.dtype.kind == "b" else int(value)
+
+    def _callee(self, node: NodeDef, inputs: Sequence[Ref]) -> tuple[str | None, Sequence[Ref]]:
+        """The function that a node stands for, and what it is applied to; None for a plain node."""
         if node.op in CALLS:
-            return node.attr["f"].func.name
-        return node.op if node.op in self.library else None
+            return node.attr["f"].func.name, inputs
+        if node.op in IFS | CASES and (chosen := self._literal(inputs[0])) is not None:
+            branches = [f.name for f in node.attr["branches"].list.func]
+            if node.op in IFS:
+                return node.attr["then_branch" if chosen else "else_branch"].func.name, inputs[1:]
+            return branches[chosen if 0 <= chosen < len(branches) else -1], inputs[1:]  # what is out of range takes the last
+        return (node.op if node.op in self.library else None), inputs
 
     def _run(self, first: _Frame) -> list[Ref]:
         stack = [first]
@@ -145,10 +180,10 @@ class Inliner:
                 continue
             node = frame.nodes[frame.next]
             frame.next += 1
-            inputs = [self._resolve(frame, ref) for ref in _data_inputs(node)]
-            callee = self._callee(node)
+            inputs: Sequence[Ref] = [self._resolve(frame, ref) for ref in _data_inputs(node)]
+            callee, inputs = self._callee(node, inputs)
             if callee is None:
-                frame.flat[node.name] = (self.add(node, inputs, frame.call), 0)
+                frame.flat[node.name] = self._add_parts(node, inputs, frame.call)
             elif callee not in self.library:
                 raise AccountingError(f"node '{node.name}' calls '{callee}', which the file does not hold; the file is damaged")
             elif any(callee == open_frame.function for open_frame in stack):

@@ -19,16 +19,23 @@ States = np.ndarray  # uint8, one state a channel
 
 # f(0) = 0: zeros stay zeros.
 KEEPS_ZERO = frozenset(
-    "Abs Cast Ceil Elu Erf Expm1 Floor LeakyRelu Log1p Neg Relu Relu6 Round Selu Sign Sin Sinh Softsign Sqrt Square Tan Tanh".split()
+    "Abs Cast Ceil Elu Erf Expm1 Floor LeakyRelu Log1p Neg Relu Relu6 Rint Round Selu Sign Sin Sinh Softsign Sqrt Square Tan Tanh".split()
 )  # fmt: skip
 # Zeros become some other constant.
-MAKES_CONST = frozenset("Cos Exp Inv Log Reciprocal Rsqrt Sigmoid Softplus".split())
+MAKES_CONST = frozenset("Cos Erfc Exp Inv Log LogicalNot Reciprocal Rsqrt Sigmoid Softplus".split())
+# Functions of several values, whatever they give for zeros; so is any op of constants in its other operands.
+COMBINES = frozenset(
+    "ClipByValue Equal FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel FloorMod Greater "
+    "GreaterEqual Less LessEqual LogicalAnd LogicalOr NotEqual Pow QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 "
+    "QuantizeAndDequantizeV4".split()
+)
 PLACE_ONLY = frozenset(
-    "Max Mean Min ResizeBicubic ResizeBilinear ResizeNearestNeighbor Sum AvgPool MaxPool Squeeze ExpandDims ReverseV2".split()
-)  # fmt: skip
+    "AvgPool AvgPool3D ExpandDims Max MaxPool MaxPool3D Mean Min ResizeBicubic ResizeBilinear ResizeNearestNeighbor ReverseV2 "
+    "Squeeze Sum".split()
+)
 ADDS = frozenset({"Add", "AddV2", "Sub", "AddN", "BiasAdd", "BiasAddV1"})
 MULTIPLIES = frozenset({"Mul", "MulNoNan"})
-CHOOSES = frozenset({"Maximum", "Minimum", "SquaredDifference", "SelectV2", "Select"})
+CHOOSES = frozenset({"Maximum", "Minimum", "SquaredDifference"})
 DIVIDES = frozenset({"RealDiv", "Div", "DivNoNan", "FloorDiv"})
 BATCH_NORMS = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 CONVS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
@@ -66,6 +73,11 @@ def _spread(states: States, channels: int) -> States:
     return np.broadcast_to(states, (channels,)) if len(states) in (1, channels) else np.full(channels, LIVE, np.uint8)
 
 
+def _zero_or_live(rows: States) -> States:
+    """One state for every column: zero where all rows are, else live."""
+    return np.where((rows == ZERO).all(0), ZERO, LIVE).astype(np.uint8)
+
+
 def borders_matter(node: Node, graph: Graph) -> bool:
     """Whether a conv pads: then a constant channel does not give a constant, because the padding is zero and not that constant."""
     padding = node.attrs.get("padding", "VALID")
@@ -87,7 +99,7 @@ def borders_matter(node: Node, graph: Graph) -> bool:
 
 
 def channels_last(node: Node) -> bool:
-    return node.attrs.get("data_format", "NHWC") == "NHWC"
+    return node.attrs.get("data_format", "NHWC") in ("NHWC", "NDHWC")
 
 
 def read_by_conv(graph: Graph, node: Node, states: States) -> np.ndarray:
@@ -166,6 +178,20 @@ class _Walk:
         """Zero only where every operand is; else at most as live as the liveliest."""
         return np.maximum.reduce(self.operands(node, ref))
 
+    def select(self, node: Node, ref: Ref) -> States | None:
+        """As choose; but the first version of the op takes rows by a vector over the batch, which is no vector of channels."""
+        condition, *values = node.inputs
+        if node.op == "Select" and self.graph.shape(condition) != self.graph.shape(values[0]):
+            both = np.maximum.reduce([_spread(self.of(value), width(self.graph, ref) or 1) for value in values])
+            return np.where(both == ZERO, ZERO, LIVE)
+        return self.choose(node, ref)
+
+    def combine(self, node: Node, ref: Ref) -> States | None:
+        """Constants of constants, unless a quantizer takes its range from the whole tensor."""
+        if node.attrs.get("range_given") is False:
+            return None
+        return np.maximum(self.choose(node, ref), CONST)
+
     def batch_norm(self, node: Node, ref: Ref) -> States | None:
         return np.maximum(self.of(node.inputs[0]), CONST) if ref[1] == 0 and not node.attrs.get("is_training") else None
 
@@ -216,20 +242,88 @@ class _Walk:
         return np.where((joined == joined[0]).all(0) & (joined[0] == ZERO), ZERO, LIVE)
 
     def reshape(self, node: Node, ref: Ref) -> States | None:
-        """The last axis kept, or several axes merged into it (flatten): the states repeat."""
+        """The last axis kept, merged with others (flatten: the states repeat) or split (a channel of several is zero if all are)."""
         before, after = self.graph.shape(node.inputs[0]), self.graph.shape(ref)
         states = self.of(node.inputs[0])
-        if not before or not after or None in before or after[-1] is None or before[-1] is None or not before[-1]:
+        if not before or not after or None in before or after[-1] is None or not before[-1] or not after[-1]:
             return None
-        return np.tile(states, after[-1] // before[-1]) if after[-1] % before[-1] == 0 else None
+        if (shuffled := self._shuffled(node, ref)) is not None:
+            return shuffled
+        if after[-1] % before[-1] == 0:
+            return np.tile(states, after[-1] // before[-1])
+        return _zero_or_live(states.reshape(-1, after[-1])) if before[-1] % after[-1] == 0 else None
+
+    def _shuffled(self, node: Node, ref: Ref) -> States | None:
+        """Channels split into axes, these exchanged, and joined again: a channel shuffle moves the states as it moves channels."""
+        swap = self.graph.nodes[self.graph.source(node.inputs[0])[0]]
+        split = self.graph.nodes[self.graph.source(swap.inputs[0])[0]] if swap.op == "Transpose" else None
+        if split is None or split.op != "Reshape":
+            return None
+        start, middle, end = (self.graph.shape(tensor) for tensor in (split.inputs[0], swap.inputs[0], ref))
+        order = self.graph.constant(swap.inputs[1])
+        if not start or not middle or not end or order is None or start[-1] is None or None in middle:
+            return None
+        kept = len(start) - 1
+        if start[:kept] != middle[:kept] or end[-1] != start[-1] or list(order[:kept]) != list(range(kept)) or end != start:
+            return None
+        axes = tuple(int(axis) - kept for axis in order[kept:])
+        return self.of(split.inputs[0]).reshape(tuple(dim or 0 for dim in middle[kept:])).transpose(axes).ravel()
 
     def transpose(self, node: Node, ref: Ref) -> States | None:
         order = self.graph.constant(node.inputs[1])
         states = self.of(node.inputs[0])
         return states if order is not None and order[-1] == len(order) - 1 else None
 
-    def zeros_like(self, node: Node, ref: Ref) -> States:
-        return np.full(width(self.graph, ref) or 1, ZERO, np.uint8)
+    def space_to_depth(self, node: Node, ref: Ref) -> States:
+        """A block of b x b positions becomes b x b times the channels."""
+        return np.tile(self.of(node.inputs[0]), int(node.attrs["block_size"]) ** 2)
+
+    def depth_to_space(self, node: Node, ref: Ref) -> States:
+        return _zero_or_live(self.of(node.inputs[0]).reshape(int(node.attrs["block_size"]) ** 2, -1))
+
+    def padded_with_zeros(self, node: Node, ref: Ref) -> States:
+        """Constants are joined by zeros at borders, or by their neighbours: they are no constants then."""
+        return _zero_or_live(self.of(node.inputs[0])[None])
+
+    def stays(self, node: Node, ref: Ref) -> States:
+        """Positions leave or repeat; channels stay, or one becomes all."""
+        return _spread(self.of(node.inputs[0]), width(self.graph, ref) or 1)
+
+    def tile(self, node: Node, ref: Ref) -> States | None:
+        times = self.graph.constant(node.inputs[1])
+        return np.tile(self.of(node.inputs[0]), int(times[-1])) if times is not None and times.size else None
+
+    def gather(self, node: Node, ref: Ref) -> States | None:
+        """Channels by constant indices, or other positions by any."""
+        axis, indices = self.graph.constant(node.inputs[2]), self.graph.constant(node.inputs[1])
+        rank, states = len(self.graph.shape(node.inputs[0]) or ()), self.of(node.inputs[0])
+        if axis is None or indices is None or not rank or node.attrs.get("batch_dims"):
+            return None
+        if int(axis) % rank != rank - 1:
+            return states
+        return states[indices] if indices.ndim == 1 else None
+
+    def unpack(self, node: Node, ref: Ref) -> States | None:
+        rank = len(self.graph.shape(node.inputs[0]) or ())
+        return self.of(node.inputs[0]) if rank and int(node.attrs.get("axis", 0)) % rank != rank - 1 else None
+
+    def pack(self, node: Node, ref: Ref) -> States | None:
+        """A new axis in front of the channels; a new last axis has the joined tensors as its channels."""
+        rank = len(self.graph.shape(ref) or ())
+        states = [self.of(source) for source in node.inputs]
+        if rank < 2 or int(node.attrs.get("axis", 0)) % rank == rank - 1:
+            return None
+        return _zero_or_live(np.stack(states))
+
+    def transposed_conv(self, node: Node, ref: Ref) -> States:
+        """Zero if every input is; constants differ at borders, and between outputs where strides leave gaps."""
+        return np.full(width(self.graph, ref) or 1, ZERO if (self.of(node.inputs[2]) == ZERO).all() else LIVE, np.uint8)
+
+    def volume_conv(self, node: Node, ref: Ref) -> States:
+        return np.full(width(self.graph, ref) or 1, ZERO if (self.of(node.inputs[0]) == ZERO).all() else LIVE, np.uint8)
+
+    def like(self, node: Node, ref: Ref) -> States:
+        return np.full(width(self.graph, ref) or 1, ZERO if node.op == "ZerosLike" else CONST, np.uint8)
 
     def slice(self, node: Node, ref: Ref) -> States | None:
         begin, size = (self.graph.constant(source) for source in node.inputs[1:3])
@@ -240,22 +334,25 @@ class _Walk:
         return states[start:] if count < 0 else states[start : start + count]
 
     def strided_slice(self, node: Node, ref: Ref) -> States | None:
-        """x[..., a:b:c] alone; every other form is LIVE."""
-        attrs, source = node.attrs, self.graph.shape(node.inputs[0])
+        """x[a:b, None, 0, ..., c:d:e]: what the last axis keeps; LIVE where the last axis is taken away or stands before a new one."""
+        masks = {
+            key: int(node.attrs.get(f"{key}_mask") or 0) for key in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+        }
+        source = self.graph.shape(node.inputs[0])
         begin, end, step = (self.graph.constant(bound) for bound in node.inputs[1:4])
-        if attrs.get("new_axis_mask") or attrs.get("shrink_axis_mask") or source is None:
+        if not source or begin is None or end is None or step is None:
             return None
-        if begin is None or end is None or step is None:
-            return None
-        last = len(begin) - 1
+        consuming = [i for i in range(len(begin)) if not masks["new_axis"] >> i & 1 or masks["ellipsis"] >> i & 1]
         states = self.of(node.inputs[0])
-        ellipsis = int(attrs.get("ellipsis_mask") or 0)
-        if not ellipsis and len(begin) != len(source):
+        if not masks["ellipsis"] and len(consuming) < len(source):
             return states
-        if ellipsis >> last & 1:
+        last = consuming[-1]
+        if last != len(begin) - 1 or masks["shrink_axis"] >> last & 1:
+            return None
+        if masks["ellipsis"] >> last & 1:
             return states
-        low = None if int(attrs.get("begin_mask") or 0) >> last & 1 else int(begin[last])
-        high = None if int(attrs.get("end_mask") or 0) >> last & 1 else int(end[last])
+        low = None if masks["begin"] >> last & 1 else int(begin[last])
+        high = None if masks["end"] >> last & 1 else int(end[last])
         return states[slice(low, high, int(step[last]))]
 
     def split(self, node: Node, ref: Ref) -> States | None:
@@ -278,6 +375,7 @@ RULES: tuple[tuple[frozenset[str], Rule], ...] = (
     (ADDS, _Walk.add),
     (BATCH_NORMS, _Walk.batch_norm),
     (CHOOSES, _Walk.choose),
+    (COMBINES, _Walk.combine),
     (CONVS, _Walk.conv),
     (DIVIDES, _Walk.divide),
     (KEEPS_ZERO, _Walk.keeps_zero),
@@ -292,7 +390,18 @@ RULES: tuple[tuple[frozenset[str], Rule], ...] = (
     (frozenset({"Split", "SplitV"}), _Walk.split),
     (frozenset({"StridedSlice"}), _Walk.strided_slice),
     (frozenset({"Transpose"}), _Walk.transpose),
-    (frozenset({"ZerosLike"}), _Walk.zeros_like),
+    (frozenset({"BatchToSpaceND", "BroadcastTo"}), _Walk.stays),
+    (frozenset({"Conv2DBackpropInput", "Conv3DBackpropInputV2"}), _Walk.transposed_conv),
+    (frozenset({"Conv3D"}), _Walk.volume_conv),
+    (frozenset({"DepthToSpace"}), _Walk.depth_to_space),
+    (frozenset({"GatherV2"}), _Walk.gather),
+    (frozenset({"LRN", "SpaceToBatchND"}), _Walk.padded_with_zeros),
+    (frozenset({"OnesLike", "ZerosLike"}), _Walk.like),
+    (frozenset({"Pack"}), _Walk.pack),
+    (frozenset({"Select", "SelectV2"}), _Walk.select),
+    (frozenset({"SpaceToDepth"}), _Walk.space_to_depth),
+    (frozenset({"Tile"}), _Walk.tile),
+    (frozenset({"Unpack"}), _Walk.unpack),
 )
 
 

@@ -81,15 +81,19 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One SavedModel under one convention. `notes` are sentences that a reader of the numbers needs."""
+    """One SavedModel under one convention. `notes` are sentences that a reader of the numbers needs.
+
+    `unit` is what the convention calls its operations; `score` is None where it cannot be held against a baseline.
+    """
 
     folder: str
     entry: str
     convention: str
     source: str
     rows: tuple[Row, ...]
-    score: Score
+    score: Score | None
     notes: tuple[str, ...] = ()
+    unit: str = "operations"
 
     @property
     def totals(self) -> Totals:

@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2, saved_obje
 
 from frenzy.accounting.checkpoint import checkpoint_keys
 from frenzy.accounting.graph import VARIABLES, AccountingError, Graph, PartialShape, Ref, Variable
-from frenzy.accounting.inline import Inliner
+from frenzy.accounting.inline import Inliner, needed
 from frenzy.accounting.shapes import DTYPE_BITS, infer
 
 INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
@@ -275,14 +275,19 @@ class _Reader:
         dtype = self.library[function].signature.input_arg[position].type
         return self.inliner.add(_placeholder(f"captured_{node_id}", None, dtype), ()), 0
 
-    def variables(self) -> dict[str, Variable]:
+    def needed(self, outputs: Sequence[Ref]) -> list[NodeDef]:
+        """The flat nodes that the outputs need: arguments that a function takes and does not use are not computed."""
+        wanted = {node.name for node in needed(self.inliner.nodes, [name for name, _ in outputs])}
+        return [node for node in self.inliner.nodes if node.name in wanted or node.name in self.inputs]
+
+    def variables(self, nodes: Sequence[NodeDef]) -> dict[str, Variable]:
         """Every variable of the flat graph by the node that holds it."""
         keys = checkpoint_keys(pathlib.Path(self.folder), self.objects)
         by_name: Mapping[str, int] = {
             node.variable.name: i for i, node in enumerate(self.objects.nodes) if node.WhichOneof("kind") == "variable"
         }
         found = {}
-        for node in self.inliner.nodes:
+        for node in nodes:
             if node.op not in VARIABLES:
                 continue
             shared = node.attr["shared_name"].s.decode() or node.name
@@ -308,7 +313,8 @@ def read_graph(folder: str | os.PathLike, entry: str | None = None, input_shape:
     entry = _choose(meta, folder, entry)
     reader = _Reader(folder, meta, input_shape)
     outputs = reader.read(entry)
-    nodes, constant = infer(reader.inliner.nodes, meta.graph_def, reader.batch)
+    flat = reader.needed(outputs)
+    nodes, constant = infer(flat, meta.graph_def, reader.batch)
     return Graph(
         folder=str(folder),
         entry=entry,
@@ -316,6 +322,6 @@ def read_graph(folder: str | os.PathLike, entry: str | None = None, input_shape:
         inputs=tuple(reader.inputs),
         outputs=tuple(outputs),
         batch=reader.batch,
-        variables=reader.variables(),
+        variables=reader.variables(flat),
         constant=constant,
     )

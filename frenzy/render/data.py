@@ -35,7 +35,8 @@ def as_dict(report: Report) -> dict[str, Any]:
             "adds": totals.adds,
             "operations": exact(totals.operations),
         },
-        "score": {
+        "score": score
+        and {
             "task": score.task,
             "storage": float(score.storage),
             "operations": float(score.operations),

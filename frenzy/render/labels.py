@@ -114,13 +114,16 @@ def title(report: Report, scale: Scale) -> str:
     """Totals, score, convention, notes and the legend."""
     totals, score = report.totals, report.score
     size = f"MS {units.size(totals.storage_bytes)}   ({units.grouped(totals.storage_bytes)} bytes)"
-    count = f"OC {units.count(totals.operations)}   ({units.grouped(totals.operations)} operations an image)"
-    parts = " + ".join(units.decimals(part, 4) for part in (score.storage, score.operations))
+    count = f"OC {units.count(totals.operations)}   ({units.grouped(totals.operations)} {report.unit} an image)"
     lines = [
         text(f"{report.folder}   {report.entry}", bold=True, point_size=15),
         text(f"{size}      {count}      {totals.parameters:,} parameters", point_size=12),
-        text(f"score {units.decimals(score.total, 4)} = {parts} ({score.task}: storage + operations)", point_size=12),
     ]
+    if score:
+        parts = " + ".join(units.decimals(part, 4) for part in (score.storage, score.operations))
+        lines.append(
+            text(f"score {units.decimals(score.total, 4)} = {parts} ({score.task}: storage + operations)", point_size=12)
+        )
     for note in (f"convention {report.convention}: {report.source}", *report.notes):
         lines += [text(line, point_size=10) for line in textwrap.wrap(note, NOTE_CHARACTERS, break_on_hyphens=False)]
     if report.unknown:

@@ -10,6 +10,7 @@ from frenzy.render.names import shared_scope, short_names
 
 WIDTH = 100
 NAME_LEAST, OP_LEAST = 16, 8
+UNITS = {"operations": "32-bit operations"}
 DISPENSABLE = ("params", "share")  # left out, in this order, where the width does not hold all columns
 
 
@@ -18,6 +19,23 @@ def table(report: Report, width: int = WIDTH) -> str:
     rows = [row for row in report.rows if not hidden(row)]
     lines = [units.shortened(f"{report.folder} ({report.entry}), convention {report.convention}", width), ""]
     return "\n".join([*lines, *_grid(rows, report, width), "", *_summary(report, len(report.rows) - len(rows), width)]) + "\n"
+
+
+def side_by_side(reports: Sequence[Report], width: int = WIDTH) -> str:
+    """The totals of one network under several conventions, a line each, and below them where the conventions are from."""
+    first = reports[0]
+    head = f"{'convention':20} {'parameters':>13} {'MS':>12} {'OC':>18} {'unit':12} {'score':>7} {'unknown':>7}"
+    lines = [units.shortened(f"{first.folder} ({first.entry})", width), "", head, "-" * len(head)]
+    for report in reports:
+        totals, score = report.totals, f"{units.decimals(report.score.total, 4)}" if report.score else ""
+        lines.append(
+            f"{report.convention:20} {totals.parameters:>13,} {units.size(totals.storage_bytes):>12} "
+            f"{units.grouped(totals.operations):>18} {report.unit:12} {score:>7} {len(report.unknown) or '':>7}".rstrip()
+        )
+    lines.append("")
+    for report in reports:
+        lines += textwrap.wrap(f"{report.convention}: {report.source}", width, subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
 
 
 def _columns(report: Report) -> dict[str, Callable[[Row], str]]:
@@ -70,18 +88,21 @@ def _grid(rows: Sequence[Row], report: Report, width: int) -> list[str]:
 
 def _summary(report: Report, left_out: int, width: int) -> list[str]:
     totals, score = report.totals, report.score
-    parts = f"{units.decimals(score.storage, 7)} + {units.decimals(score.operations, 7)}"
+    scored = []
+    if score:
+        parts = f"{units.decimals(score.storage, 7)} + {units.decimals(score.operations, 7)}"
+        scored = [("score", f"{units.decimals(score.total, 4)} = {parts} (storage + operations, {score.task})")]
     facts = [
         ("parameters", f"{totals.parameters:,}"),
         ("multiplies", f"{totals.multiplies:,}"),
         ("adds", f"{totals.adds:,}"),
         ("MS", f"{units.grouped(totals.storage_bytes)} bytes = {units.size(totals.storage_bytes)}"),
-        ("OC", f"{units.grouped(totals.operations)} operations = {units.count(totals.operations)}"),
-        ("score", f"{units.decimals(score.total, 4)} = {parts} (storage + operations, {score.task})"),
+        ("OC", f"{units.grouped(totals.operations)} {report.unit} = {units.count(totals.operations)}"),
+        *scored,
         ("convention", f"{report.convention}: {report.source}"),
         (
             "units",
-            "MS in bytes, 1 KiB = 2^10, 1 MiB = 2^20; OC in 32-bit operations for one image, 1 k = 10^3, 1 M = 10^6; "
+            f"MS in bytes, 1 KiB = 2^10, 1 MiB = 2^20; OC in {UNITS.get(report.unit, report.unit)} for one image, 1 k = 10^3, 1 M = 10^6; "
             "output is height x width x channels, str the stride, live the channels in and out that are not known beforehand",
         ),
         *(("note", note) for note in report.notes),
