@@ -203,10 +203,10 @@ class Inliner:
         if ref in frame.flat:
             return frame.flat[ref]
         name, *rest = ref.split(":")
-        if name not in frame.flat:
+        if name not in frame.flat or not 1 <= len(rest) <= 2 or not rest[-1].isdecimal():
             raise AccountingError(f"'{ref}' is read but made nowhere; the file is damaged")
-        flat_name = frame.flat[name][0]
+        flat_name, index = frame.flat[name][0], int(rest[-1])
         if len(rest) == 1:  # main graph: node:index
-            return flat_name, int(rest[0])
-        output, index = rest
-        return flat_name, _output_offset(frame.by_name[name], output) + int(index)
+            return flat_name, index
+        node = frame.by_name.get(name)  # none for an argument
+        return flat_name, index + (_output_offset(node, rest[0]) if node else 0)
