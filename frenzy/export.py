@@ -149,7 +149,9 @@ def _check(model: keras.Model, folder: pathlib.Path, shape: tuple) -> None:
         difference = np.abs(logits - serve(images=images)["logits"].numpy()).max()
         allowed = MAX_DIFFERENCE * max(1.0, np.abs(logits).max() / 10)  # float32 itself is no finer where logits are large
         if not difference <= allowed:  # also where it is not a number
-            raise ExportError(f"the export gives other logits than the network: they differ by {difference:g}, more than {allowed:g}")
+            raise ExportError(
+                f"the export gives other logits than the network: they differ by {difference:g}, more than {allowed:g}"
+            )
 
 
 def variables_sha256(folder: pathlib.Path) -> str:

@@ -129,10 +129,10 @@ def test_16_bit_storage_is_seen_through_the_cast(frenzy_folder, plain_folder):
 def test_classify_costs_what_the_logits_cost_and_a_little(frenzy_folder):
     logits, classify = (account(read(frenzy_folder, entry), "micronet") for entry in ("serving_default", "classify"))
     assert classify.unknown == ()
-    pixels = 32 * 32 * 3
-    extra = classify.totals.multiplies - logits.totals.multiplies
-    assert extra == pixels + 2 * 100  # normalisation; an exponential and a division a class
-    assert classify.totals.parameters == logits.totals.parameters + 3 + 3  # the scale and the shift of a pixel
+    # the normalisation, a scale and a shift, folds into the 1x1 stem as a bias; the softmax has an exponential and a division a class
+    assert classify.totals.multiplies == logits.totals.multiplies + 2 * 100
+    assert classify.totals.adds == logits.totals.adds + (32 * 32) * 100 + (100 - 1)
+    assert classify.totals.parameters == logits.totals.parameters + 100
 
 
 def test_unknown_names(frenzy_folder):

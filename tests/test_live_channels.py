@@ -43,6 +43,10 @@ def conv(x, kernel, padding="SAME", stride=1):
     return tf.nn.conv2d(x, kernel, stride, padding)
 
 
+def transposed(x, kernel):
+    return tf.nn.conv2d_transpose(x, kernel, (tf.shape(x)[0], 12, 12, 3), 2)
+
+
 CASES = {
     # what a consumer sees: states along the last axis
     "pad": (lambda m, x: pad_channels(x), [L] * 4 + [Z] * 2),
@@ -137,10 +141,8 @@ CASES = {
     "local response": (lambda m, x: tf.nn.lrn(pad_channels(x), 2), [L] * 4 + [Z] * 2),
     "local response of constants": (lambda m, x: tf.nn.lrn(m.norm(pad_channels(x)), 2), [L] * 6),
     "resized": (lambda m, x: tf.image.resize(m.norm(pad_channels(x)), (9, 11)), [L] * 4 + [C] * 2),
-    "transposed conv": (lambda m, x: tf.nn.conv2d_transpose(m.norm(pad_channels(x)), m.transposed, (tf.shape(x)[0], 12, 12, 3), 2), [L] * 3),
-    "transposed conv of zeros": (
-        lambda m, x: tf.nn.conv2d_transpose(tf.zeros_like(pad_channels(x)), m.transposed, (tf.shape(x)[0], 12, 12, 3), 2), [Z] * 3,
-    ),
+    "transposed conv": (lambda m, x: transposed(m.norm(pad_channels(x)), m.transposed), [L] * 3),
+    "transposed conv of zeros": (lambda m, x: transposed(tf.zeros_like(pad_channels(x)), m.transposed), [Z] * 3),
     "conv of a volume": (lambda m, x: tf.nn.conv3d(pad_channels(x)[:, None], m.volume, [1] * 5, "SAME"), [L] * 3),
     "conv of a volume of zeros": (
         lambda m, x: tf.nn.conv3d(tf.zeros_like(pad_channels(x))[:, None], m.volume, [1] * 5, "SAME"), [Z] * 3,
@@ -149,6 +151,10 @@ CASES = {
         lambda m, x: tf.nn.avg_pool3d(m.norm(pad_channels(x))[:, None], (1, 3, 3), 1, "SAME"), [L] * 4 + [C] * 2,
     ),
     "summed product": (lambda m, x: tf.einsum("bhwc,cd->bhwd", pad_channels(x), m.k1[0, 0]), [L] * 3),
+    "a matrix for each place": (
+        lambda m, x: tf.matmul(m.norm(tf.zeros_like(pad_channels(x))), tf.tile(m.k13[0, :, :, :2], (2, 1, 1))), [L] * 2,
+    ),
+    "one matrix": (lambda m, x: tf.reshape(m.norm(tf.zeros_like(x)), (-1, 4)) @ m.k1[0, 0, :4], [C] * 3),
     "maximum with a constant": (lambda m, x: tf.maximum(pad_channels(x), 0.5), [L] * 4 + [C] * 2),
 }  # fmt: skip
 

@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 
-from frenzy.accounting.graph import PASSES_ON, Graph, Ref
-from frenzy.accounting.live_channels import BATCH_NORMS, borders_matter
+from frenzy.accounting.graph import Graph
+from frenzy.accounting.live_channels import borders_matter
+from frenzy.accounting.patterns import sole_reader
 from frenzy.accounting.rules import Count, Facts
 
-LINEAR = frozenset({"Conv2D", "DepthwiseConv2dNative", "MatMul"})
+LINEAR = frozenset({"Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul"})
 BIASES = frozenset({"BiasAdd", "Add", "AddV2"})
 
 
@@ -29,25 +30,14 @@ class Folding:
 NOWHERE = Folding()
 
 
-def _sole_reader(graph: Graph, ref: Ref) -> str | None:
-    """The one node that reads a tensor, seen through identities; None if there are several, or the tensor is an output."""
-    while True:
-        readers = graph.consumers.get(ref, ())
-        if len(readers) != 1 or not readers[0]:
-            return None
-        if graph.nodes[readers[0]].op not in PASSES_ON:
-            return readers[0]
-        ref = (readers[0], 0)
-
-
 def _before(graph: Graph, facts: Mapping[str, Facts], name: str) -> tuple[str | None, bool]:
     """The linear node whose output this node alone reads, directly or behind a bias; and whether there is a bias."""
-    data = [ref for ref in graph.nodes[name].inputs if graph.depends(ref)]
+    reader = facts[name].begins or name
+    data = [ref for ref in graph.nodes[reader].inputs if graph.depends(ref)]
     ref, biased = graph.source(data[0]), False
-    reader = name
     while True:
         node = graph.nodes[ref[0]]
-        if _sole_reader(graph, ref) != reader:
+        if sole_reader(graph, ref) != reader:
             return None, False
         if node.op in LINEAR and graph.depends(ref) and not graph.depends(node.inputs[1]):
             return node.name, biased
@@ -59,7 +49,7 @@ def _before(graph: Graph, facts: Mapping[str, Facts], name: str) -> tuple[str | 
 
 def _after(graph: Graph, name: str) -> str | None:
     """The conv without padding, or dense layer, that alone reads this BN with no activation between."""
-    reader = _sole_reader(graph, (name, 0))
+    reader = sole_reader(graph, (name, 0))
     node = graph.nodes[reader] if reader else None
     if node is None or node.op not in LINEAR or graph.depends(node.inputs[1]) or graph.source(node.inputs[0])[0] != name:
         return None
@@ -67,7 +57,7 @@ def _after(graph: Graph, name: str) -> str | None:
 
 
 def _biased(graph: Graph, facts: Mapping[str, Facts], name: str) -> bool:
-    reader = _sole_reader(graph, (name, 0))
+    reader = sole_reader(graph, (name, 0))
     return bool(reader and graph.nodes[reader].op in BIASES and reader in facts and facts[reader].kind == "bias")
 
 
@@ -75,7 +65,7 @@ def fold(graph: Graph, facts: Mapping[str, Facts]) -> dict[str, Folding]:
     """What becomes of every BN, and which linear nodes end with a bias. A BN prefers the conv before it."""
     found: dict[str, Folding] = {}
     biased = {name for name, f in facts.items() if f.kind == "dot" and _biased(graph, facts, name)}
-    norms = [name for name in facts if graph.nodes[name].op in BATCH_NORMS]
+    norms = [name for name, f in facts.items() if f.kind == "batch_norm"]
     for name in norms:
         into, has_bias = _before(graph, facts, name)
         if into is not None:
