@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -69,16 +70,23 @@ def _formula(price: Price, multiply: Fraction, add: Fraction) -> str:
     return f"{text}  # {price.label}".strip() if price.label else text
 
 
+def _place(graph: Graph, node: Node) -> dict[str, Any]:
+    """Where a node stands: its name and op, what data it reads and gives."""
+    data = [ref for ref in node.inputs if graph.depends(ref)]
+    return {
+        "name": node.name,
+        "op": node.op,
+        "inputs": tuple(name for name, _ in data),
+        "input_shapes": tuple(_shape(graph, *ref) for ref in data),
+        "output_shape": _shape(graph, node.name),
+    }
+
+
 def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, multiply: Fraction, add: Fraction) -> Row:
     weights = facts.stored[0] if facts.stored else None
-    data = [ref for ref in node.inputs if graph.depends(ref)]
     known = [s.nonzero for s in facts.stored if s.nonzero is not None]
     return Row(
-        name=node.name,
-        op=node.op,
-        inputs=tuple(name for name, _ in data),
-        input_shapes=tuple(_shape(graph, *ref) for ref in data),
-        output_shape=_shape(graph, node.name),
+        **_place(graph, node),
         kernel=facts.kernel,
         stride=facts.stride,
         groups=facts.groups,
@@ -98,13 +106,8 @@ def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, multiply: F
 
 
 def _unknown_row(graph: Graph, node: Node, reason: str) -> Row:
-    data = [ref for ref in node.inputs if graph.depends(ref)]
     return Row(
-        name=node.name,
-        op=node.op,
-        inputs=tuple(name for name, _ in data),
-        input_shapes=tuple(_shape(graph, *ref) for ref in data),
-        output_shape=_shape(graph, node.name),
+        **_place(graph, node),
         formula=reason,
         status=UNKNOWN,
     )

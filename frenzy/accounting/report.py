@@ -8,8 +8,23 @@ Shape = tuple[int, ...]
 COUNTED, FREE, FOLDED, UNKNOWN = "counted", "free", "folded", "unknown"  # every Row.status is one of these
 
 
+class _Exact:
+    """Bits as bytes and 32-bit operations, without rounding."""
+
+    storage_bits: int
+    operation_bits: int
+
+    @property
+    def storage_bytes(self) -> Fraction:
+        return Fraction(self.storage_bits, 8)
+
+    @property
+    def operations(self) -> Fraction:
+        return Fraction(self.operation_bits, 32)
+
+
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Row(_Exact):
     """One node of the graph, priced for one image under one convention.
 
     Shapes are NHWC with a leading 1, the image. `inputs` names the rows that feed this one. What does not apply to an op
@@ -38,17 +53,9 @@ class Row:
     formula: str = ""
     status: str = COUNTED
 
-    @property
-    def storage_bytes(self) -> Fraction:
-        return Fraction(self.storage_bits, 8)
-
-    @property
-    def operations(self) -> Fraction:
-        return Fraction(self.operation_bits, 32)
-
 
 @dataclasses.dataclass(frozen=True)
-class Totals:
+class Totals(_Exact):
     """Sums over all rows of a report."""
 
     parameters: int
@@ -56,14 +63,6 @@ class Totals:
     multiplies: int
     adds: int
     operation_bits: int
-
-    @property
-    def storage_bytes(self) -> Fraction:
-        return Fraction(self.storage_bits, 8)
-
-    @property
-    def operations(self) -> Fraction:
-        return Fraction(self.operation_bits, 32)
 
 
 @dataclasses.dataclass(frozen=True)
