@@ -13,6 +13,8 @@ import pytest
 from frenzy.accounting import CONVENTIONS, Report, accounts, read
 from frenzy.accounting.report import COUNTED, FOLDED, FREE, UNKNOWN
 
+pytest_plugins = ["standalone_case"]  # fixtures of the tests of standalone_inference.py
+
 
 def exact(formula: str) -> Fraction:
     """The value of a formula over whole numbers and decimals, without rounding."""
