@@ -58,6 +58,26 @@ def test_counts(judge, function, multiplies, adds):
     assert all(row.status != "unknown" for row in rows)
 
 
+@pytest.mark.parametrize("what", ["maps", "weights"])
+def test_fake_quantization_forfeits_the_16_bit_allowance(judge, what):
+    made = module(kernel=weights(1, 1, 6, 4))
+    quantize = tf.quantization.fake_quant_with_min_max_args
+
+    def network(x):
+        return (
+            tf.nn.conv2d(quantize(x), made.kernel, 1, "SAME")
+            if what == "maps"
+            else tf.nn.conv2d(x, quantize(made.kernel), 1, "SAME")
+        )
+
+    _, reports = judge(network, IMAGE, module=made)
+    (row,) = [row for row in reports["micronet"].rows if row.op == "Conv2D"]
+    macs = (9 * 9) * (6 * 4)
+    assert row.operations == macs + (macs - 9 * 9 * 4)
+    assert row.storage_bits == 32 * 6 * 4
+    assert any("fake-quantization nodes: the widths" in note for note in reports["micronet"].notes)
+
+
 def test_fake_quantization_says_how_wide(judge):
     graph, _ = judge(lambda x: tf.quantization.fake_quant_with_min_max_args(x, num_bits=4), IMAGE)
     assert [f.bits for f in find_facts(graph, lambda key: None).facts.values() if f.bits] == [4]

@@ -113,8 +113,19 @@ def _unknown_row(graph: Graph, node: Node, reason: str) -> Row:
     )
 
 
-def _notes(found: Found, convention: Convention, allowance: bool) -> tuple[str, ...]:
+def narrow_maps(graph: Graph) -> tuple[str, ...]:
+    """The fake-quantization nodes of fewer than 16 bits, on maps or on weights."""
+    nodes = (node for node in graph.nodes.values() if node.op.startswith(("FakeQuant", "QuantizeAndDequantize")))
+    return tuple(node.name for node in nodes if int(node.attrs.get("num_bits") or 8) < 16)
+
+
+def _notes(found: Found, convention: Convention, allowance: bool, quantized: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
+    if quantized:
+        notes.append(
+            f"{len(quantized)} fake-quantization nodes: the widths that they give to maps and weights are not priced, "
+            "so this counts too much; what is stored and multiplied counts at the width of its type"
+        )
     if any(s.nonzero is None for f in found.facts.values() if f.kind == "dot" for s in f.stored):
         notes.append("the weights' values are not at hand: sparsity is not known, every weight counts as nonzero")
     if convention.allowed_multiply is not None:
@@ -133,7 +144,8 @@ def convention_named(name: str) -> Convention:
 def price(graph: Graph, found: Found, convention: str, task: str = "cifar100") -> Report:
     """A report of facts under a named convention. Raises AccountingError for a name that is not known."""
     rules = convention_named(convention)
-    allowance = all(s.bits >= 16 for f in found.facts.values() for s in f.stored)
+    quantized = narrow_maps(graph)
+    allowance = not quantized and all(s.bits >= 16 for f in found.facts.values() for s in f.stored)
     foldings = fold(graph, found.facts)
     multiply = rules.multiply_worth(allowance)
     rows = []
@@ -146,5 +158,5 @@ def price(graph: Graph, found: Found, convention: str, task: str = "cifar100") -
             rows.append(_unknown_row(graph, node, found.unknown[name]))
     operations = Fraction(sum(r.operation_bits for r in rows), FLOAT_BITS)
     score = rules.score(task, sum(r.parameters for r in rows), sum(r.storage_bits for r in rows), operations)
-    notes = _notes(found, rules, allowance)
+    notes = _notes(found, rules, allowance, quantized)
     return Report(graph.folder, graph.entry, convention, rules.source, tuple(rows), score, notes, rules.unit)
