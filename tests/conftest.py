@@ -1,6 +1,5 @@
 """Shared by all tests: TensorFlow kept quiet, small SavedModels, and the invariants that hold for every report."""
 
-import math
 import os
 import re
 from fractions import Fraction
@@ -63,10 +62,6 @@ def judge_folder(folder, **kwargs):
     for report in reports.values():
         check_report(report, graph)
     return graph, reports
-
-
-def elements(*dims: int) -> int:
-    return math.prod(dims)
 
 
 @pytest.fixture(scope="session")
