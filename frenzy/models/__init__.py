@@ -7,7 +7,7 @@ from functools import partial
 import tf_keras as keras
 
 from frenzy.models import alexnet, frenzy, irnet, microbotnet, mobilenet, resnet, squeezenet, wide_resnet
-from frenzy.models.arrays import from_torch, load_arrays, save_arrays
+from frenzy.models.arrays import from_torch, load_arrays, save_arrays, transfer
 
 Shape = tuple[int, int, int]
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import tf_keras as keras
 
+from frenzy.layers.dropout import Dropout
 from frenzy.models.conv_bn import activate, classifier, dense
 
 
@@ -73,6 +74,6 @@ def build(
         x = _conv(x, row, f"conv{number}")
     x = keras.layers.Flatten(name="features")(x)
     for number, width in enumerate(rows.dense, 1):
-        x = keras.layers.Dropout(dropout, name=f"dropout{number}")(x)
+        x = Dropout(dropout, name=f"dropout{number}")(x)
         x = activate(dense(x, width, f"dense{number}"), "relu", f"dense{number}_relu")
     return keras.Model(inputs, classifier(x, num_classes), name=name)

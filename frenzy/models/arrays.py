@@ -107,6 +107,27 @@ def load_arrays(model: keras.Model, arrays: Mapping[str, np.ndarray] | str | os.
         variable.assign(values[name])
 
 
+def transfer(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Sets the weights that have an array of their name and shape, and returns the names of the others, which stay as they are.
+
+    For a trained network that learns other classes: the classifier stays fresh. Raises ArraysError where hardly anything fits:
+    fewer than half of the weights' elements.
+    """
+    weights = named_weights(model)
+    fitting = {n: np.asarray(arrays[n]) for n, v in weights.items() if n in arrays and np.shape(arrays[n]) == tuple(v.shape)}
+    left = [name for name in weights if name not in fitting]
+    size = sum(int(np.prod(v.shape)) for v in weights.values())
+    if 2 * sum(value.size for value in fitting.values()) < size:
+        raise ArraysError(
+            f"the arrays are of another network than {model.name}: they fit {len(fitting)} of its {len(weights)} weights; "
+            f"not{_some(left)}"
+        )
+    values = {name: _fitting(name, value, weights[name]) for name, value in fitting.items()}
+    for name, value in values.items():
+        weights[name].assign(value)
+    return left
+
+
 def _some(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 

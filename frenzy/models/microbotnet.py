@@ -17,6 +17,7 @@ import dataclasses
 
 import tf_keras as keras
 
+from frenzy.layers.dropout import Dropout
 from frenzy.layers.squeeze_excite import SqueezeExcite
 from frenzy.models.conv_bn import activate, batch_norm, classifier, conv, conv_bn, depthwise, divisible
 
@@ -94,5 +95,5 @@ def build(
     x = conv(x, divisible(LAST * multiplier) if multiplier > 1 else LAST, 1, "last_conv")
     x = activate(x, "hard_swish", "last_conv_hard_swish")
     x = keras.layers.Flatten(name="features")(x)
-    x = keras.layers.Dropout(dropout, name="dropout")(x)
+    x = Dropout(dropout, name="dropout")(x)
     return keras.Model(inputs, classifier(x, num_classes), name=name)

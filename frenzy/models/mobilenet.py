@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import tf_keras as keras
 
+from frenzy.layers.dropout import Dropout
 from frenzy.layers.squeeze_excite import SqueezeExcite
 from frenzy.models.conv_bn import (
     TORCH,
@@ -233,5 +234,5 @@ def build_inverted(
     x = global_pool(conv_bn(x, network.last, 1, "last_conv", act=network.stem_act, bn=network.bn))
     if network.hidden:
         x = activate(dense(x, network.hidden, "hidden"), network.stem_act, f"hidden_{network.stem_act}")
-    x = keras.layers.Dropout(network.dropout, name="dropout")(x)
+    x = Dropout(network.dropout, name="dropout")(x)
     return keras.Model(inputs, classifier(x, num_classes), name=name)

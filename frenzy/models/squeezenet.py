@@ -12,6 +12,7 @@ import dataclasses
 
 import tf_keras as keras
 
+from frenzy.layers.dropout import Dropout
 from frenzy.models.conv_bn import activate, conv
 
 
@@ -137,7 +138,7 @@ def build(
         else:
             pools += 1
             x = _pool(x, f"pool{pools}")
-    x = keras.layers.Dropout(dropout, name="dropout")(x)
+    x = Dropout(dropout, name="dropout")(x)
     x = _conv_relu(x, num_classes, 1, "head")
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="logits")(x)
     return keras.Model(inputs, x, name=name)
