@@ -138,7 +138,8 @@ def test_classify_costs_what_the_logits_cost_and_a_little(frenzy_folder):
 def test_unknown_names(frenzy_folder):
     graph = read(frenzy_folder)
     with pytest.raises(
-        AccountingError, match="no convention 'flops'; --convention takes one of: frenzy, fvcore, irnet-table4,"
+        AccountingError,
+        match="no convention 'flops'; --convention takes one of: energy-45nm, energy-45nm-memory, frenzy, fvcore,",
     ):
         account(graph, "flops")
     with pytest.raises(AccountingError, match="no task 'mnist'; --task takes one of: cifar100, imagenet, wikitext103"):

@@ -121,6 +121,15 @@ def test_the_challenge_baseline():
     assert paid.totals.operations == 10_487_673_856 + 2 * 2_310_144 == 10_492_294_144
 
 
+def test_fresh_weights_are_not_quantized(reports):
+    for network in NETWORKS:
+        report = reports[network]["micronet"]
+        assert report.notes == ("nothing is below 16 bits: weights and multiplies count at 16 bits, adds at 32",)
+        assert {row.stored_as for row in report.rows if row.stored_as} == {"dense, 16 bits"}
+        for variant in ("micronet-signs", "micronet-tree"):
+            assert reports[network][variant].totals == report.totals
+
+
 def test_reconcile(reports):
     """The figures of the networks at hand: equal where they should be, and every line fits the width."""
 

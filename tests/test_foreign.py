@@ -8,15 +8,15 @@ Normalization is read by nobody, while its mean and variance are stored even whe
 MACs, in millions, beside what is published, and why they differ:
 
 network         ours       published
-ResNet50        3,857.97   3,800 (paper); 4,089 in torchvision, whose stride is on the 3x3 of a bottleneck, not on its first 1x1
-MobileNetV2       300.77   300 (paper, rounded)
-EfficientNetB0    385.81   390 (paper, rounded)
-DenseNet121     2,834.16   2,830 in torchvision's list, rounded
-Xception        8,357.40   8,400 in timm's list, rounded
-NASNetMobile      563.64   564 (paper)
-ConvNeXtTiny    4,455.53   4,500 (paper, rounded)
-MobileNetV3Large  216.59   219 (paper). tf_keras leaves the image's size open here and in the next: counted at 224x224
-MobileNetV3Small   56.51   56 (paper)
+ResNet50        3,857.97   4,089 (torchvision), whose stride is on the 3x3 of a bottleneck, not on its first 1x1: 3 x 77.07 more
+MobileNetV2       300.77   300 (paper, rounded), 301 (torchvision)
+EfficientNetB0    385.81   386 (torchvision)
+DenseNet121     2,834.16   2,834 (torchvision)
+Xception        8,357.40   none found
+NASNetMobile      563.64   564 (paper; tf_keras)
+ConvNeXtTiny    4,455.53   4,456 (torchvision)
+MobileNetV3Large  216.59   217 (torchvision; tf_keras). tf_keras leaves the image's size open here and in the next: counted at 224x224
+MobileNetV3Small   56.51   57 (torchvision); tf_keras's docstring says 66, which does not fit
 """
 
 import math

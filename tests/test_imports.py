@@ -20,7 +20,7 @@ ALLOWED = {
     "render": {"render", "accounting"},
     "stateless": set(),
     "training": {"training", "data", "layers", "stateless"},
-    "tools": {"tools", "accounting", "data", "export", "layers", "models", "render", "training"},
+    "tools": {"tools", "accounting", "compress", "data", "export", "layers", "models", "render", "training"},
     "standalone_inference": set(),
     "winner": set(),
 }
@@ -61,6 +61,8 @@ def test_arrows_point_down(path):
     [
         "frenzy.accounting, frenzy.accounting.account, frenzy.accounting.conventions",
         "frenzy.render.table, frenzy.render.data",
+        "frenzy.render.groups, frenzy.render.changes, frenzy.render.model_explorer",
+        "frenzy.data, frenzy.data.policies",
         "winner",
     ],
 )

@@ -44,6 +44,20 @@ def test_count(value, text):
     assert units.count(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "count", "size"),
+    [
+        (0, "0", "0 B"), (600, "600", "600 B"), (1000, "1.00 k", "0.977 KiB"), (1024, "1.02 k", "1.00 KiB"),
+        (828_928_000, "829 M", "791 MiB"), (-8_839_600, "-8.84 M", "-8.43 MiB"), (1001 * 1024, "1.03 M", "0.978 MiB"),
+        (999_499, "999 k", "976 KiB"), (999_500, "1.00 M", "976 KiB"), (Fraction(25, 2), "12.5", "12.5 B"),
+        (9996, "10.0 k", "9.76 KiB"), (99_960, "100 k", "97.6 KiB"),
+        (Fraction(1, 32), "0.031", "0.031 B"), (Fraction(-1, 10**6), ">-0.001", ">-0.001 B"),
+    ],
+)  # fmt: skip
+def test_brief(value, count, size):
+    assert (units.brief(value), units.brief_size(value)) == (count, size)
+
+
 def test_small_texts():
     assert units.grouped(8_839_600) == "8,839,600"
     assert units.grouped(Fraction(13, 2)) == "6.5"
@@ -136,8 +150,8 @@ def test_table_hides_identities_and_names_unknown_ops():
 # data
 
 NODE_KEYS = (
-    "name op input_shapes output_shape kernel stride groups width parameters nonzero weight_bits live_in live_out multiplies adds "
-    "storage_bytes operations formula status"
+    "name op input_shapes output_shape kernel stride groups width parameters nonzero weight_bits "
+    "stored_as values multiply_bits live_in live_out multiplies adds storage_bytes operations formula status"
 ).split()
 
 

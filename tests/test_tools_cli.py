@@ -43,14 +43,19 @@ def with_unknown() -> Report:
     return dataclasses.replace(report, rows=(*report.rows, odd))
 
 
+COUNT_FLAGS = {
+    "format": "table", "output": None, "strict": False, "reconcile": False, "convention": "frenzy", "by": None, "depth": None,
+    "top": None, "metric": "operations", "diff": None,
+}  # fmt: skip
+
+
 @pytest.fixture
 def counting(monkeypatch):
     """counting(report, format=..., output=..., strict=...) -> main()'s exit code, without a SavedModel or flags."""
 
     def run(report=None, **given):
-        values = {"format": "table", "output": None, "strict": False, "reconcile": False, "convention": "frenzy", **given}
         monkeypatch.setattr(cli, "load_report", lambda: report or winner_report())
-        monkeypatch.setattr(count, "FLAGS", types.SimpleNamespace(**values))
+        monkeypatch.setattr(count, "FLAGS", types.SimpleNamespace(**{**COUNT_FLAGS, **given}))
         return count.main()
 
     return run
@@ -61,7 +66,7 @@ def counting(monkeypatch):
 
 BAD = {
     "unknown flag": (["--nope"], "Unknown command line flag 'nope'"),
-    "unknown convention": (["--convention=nope"], "--convention=nope: value should be one of <frenzy|"),
+    "unknown convention": (["--convention=nope"], "--convention=nope: value should be one of <"),
     "unknown task": (["--task=mnist"], "--task=mnist: value should be one of <cifar100|imagenet|wikitext103>"),
     "stray argument": (["stray"], "unexpected argument 'stray'"),
     "no such folder": (["--load_folder=nowhere"], "no folder nowhere; --load_folder takes the folder of a SavedModel"),
@@ -87,7 +92,23 @@ def test_bad_input_is_one_line_at_once(tmp_path, without_tensorflow, tool, case)
 @pytest.mark.parametrize(
     ("tool", "arguments", "expected"),
     [
-        ("count.py", ["--format=xml"], "--format=xml: value should be one of <table|json|csv>"),
+        ("count.py", ["--format=xml"], "--format=xml: value should be one of <table|json|csv|model_explorer|"),
+        ("count.py", ["--by=layer"], "--by=layer: value should be one of <node|op|module>"),
+        ("count.py", ["--top=0"], "flag --top=0: 0 is not a positive integer"),
+        ("count.py", ["--depth=2"], "--depth is that of modules; add --by module, or leave it out"),
+        ("count.py", ["--diff", "path"], "--diff path: a second folder is missing; --diff takes two: --diff BEFORE AFTER"),
+        ("count.py", ["--diff", "a", "b", "--top=2", "c"], "unexpected argument 'c'; flags start with '--'"),
+        ("count.py", ["--diff", "path", "nowhere"], "--diff: path is no folder with a saved_model.pb; name two SavedModels"),
+        (
+            "count.py",
+            ["--by=op", "--format=model_explorer"],
+            "gives every node of one network; for --by choose table, json, csv",
+        ),
+        (
+            "count.py",
+            ["--convention=all", "--top=3"],
+            "--convention all gives a table of totals; for --top name one convention",
+        ),
         ("visualize.py", ["--output=graph.gif"], "unknown suffix '.gif'; allowed are .png, .svg, .pdf, .dot"),
         ("visualize.py", ["--output=graph.svg"], "no 'dot' on the PATH: install graphviz"),
     ],
@@ -138,6 +159,52 @@ def test_strict(counting, capsys):
     out, err = capsys.readouterr()
     assert out == table.table(with_unknown())
     assert err == "count.py: not counted: Exotic 'odd', 100 -> 10: no rule for op 'Exotic'\n"
+
+
+def test_views(counting, capsys):
+    assert counting(by="op", format="csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["name"] for row in rows[:2]] == ["Conv2D", "AvgPool"]
+    assert counting(top=2, metric="parameters", format="json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [group["name"] for group in found["groups"]] == ["block8_conv1", "block7_conv2"]
+    assert counting(by="module", depth=1, top=1) == 0
+    assert "shown: 1 of 107, the dearest by operations" in " ".join(capsys.readouterr().out.split())
+
+
+def test_diff_takes_two_folders(tmp_path):
+    for name in "AB":
+        shutil.copytree(ROOT / "SavedModel", tmp_path / name)
+    done = start("count.py", "--diff", "A", "--format=json", "B", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["before"]["folder"], found["after"]["folder"]) == ("A", "B")
+    assert found["totals"]["operations_before"] == found["totals"]["operations_after"] == 828_928_000
+    assert {change["match"] for change in found["changes"]} == {"name"}
+
+
+def test_model_explorer(tmp_path):
+    done = start(
+        "count.py", "--format=model_explorer", "--metric=storage", f"--load_folder={ROOT / 'SavedModel'}", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    graphs = json.loads(done.stdout)
+    assert len(graphs) == 2
+    assert {sum(each["value"] for each in graph["results"].values()) for graph in graphs.values()} == {8_839_600}
+
+
+def test_strict_looks_at_both_networks(monkeypatch, capsys, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    reports = {"a": winner_report(), "b": with_unknown()}
+    folders = [str(tmp_path / name) for name in "ab"]
+    for given in (folders, folders[::-1]):
+        flags = types.SimpleNamespace(**{**COUNT_FLAGS, "diff": given[0], "strict": True, "top": 1})
+        monkeypatch.setattr(count, "FLAGS", flags)
+        monkeypatch.setattr(cli, "load_report", lambda flags=flags: reports[flags.load_folder[-1]])
+        assert count.main(given[1]) == 1
+        assert capsys.readouterr().err.startswith("count.py: not counted: Exotic 'odd'")
 
 
 # visualize
@@ -214,7 +281,7 @@ def test_hushed_gives_stderr_back(capfd):
 
 def test_all_conventions_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "load_reports", lambda names: [winner_report(name) for name in ("frenzy", "micronet")])
-    values = {"format": "table", "output": str(tmp_path / "all.txt"), "strict": False, "reconcile": False, "convention": "all"}
+    values = {**COUNT_FLAGS, "output": str(tmp_path / "all.txt"), "convention": "all"}
     monkeypatch.setattr(count, "FLAGS", types.SimpleNamespace(**values))
     assert count.main() == 0
     text = (tmp_path / "all.txt").read_text()
@@ -222,5 +289,5 @@ def test_all_conventions_side_by_side(tmp_path, monkeypatch):
     assert "micronet                 4,426,420    8.443 MiB        812,298,830 operations    0.1381" in text
     assert max(map(len, text.splitlines())) <= table.WIDTH
     monkeypatch.setattr(count, "FLAGS", types.SimpleNamespace(**{**values, "format": "json"}))
-    with pytest.raises(cli.UsageError, match="--convention all gives a table; for --format json name one convention"):
+    with pytest.raises(cli.UsageError, match="--convention all gives a table of totals; for --format json name one convention"):
         count.main()

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 --strict found something, 2 the input is at fault (one lin
 """
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -96,18 +97,20 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
         raise UsageError(str(error)) from None
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags, calls main() and exits with what it returns (None: 0)."""
-    app.run(lambda _: sys.exit(_guarded(main)), flags_parser=_parse)
+def run(main: Callable[..., int | None], positional: int = 0) -> None:
+    """Parses the flags, calls main() with the arguments that are none, at most `positional`, and exits with what it returns."""
+    parse = functools.partial(_parse, positional=positional)
+    app.run(lambda argv: sys.exit(_guarded(functools.partial(main, *argv[1:]))), flags_parser=parse)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], positional: int = 0) -> list[str]:
+    FLAGS.set_gnu_getopt(positional > 0)  # flags may stand behind such arguments
     try:
         rest = FLAGS(argv)
     except flags.Error as error:
         fail(str(error))
-    if len(rest) > 1:
-        fail(f"unexpected argument {rest[1]!r}; flags start with '--'")
+    if len(rest) > 1 + positional:
+        fail(f"unexpected argument {rest[1 + positional]!r}; flags start with '--'")
     return rest
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 from frenzy.accounting.report import Report
+from tools import cli
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,3 +108,15 @@ def lines(reports: Callable[[str, Iterable[str]], dict[str, Report]]) -> Iterato
             yield from _indented(f"convention {figure.convention}: {figure.why}")
             if figure.what == OPERATIONS:
                 yield from _indented(f"= {terms(report)}")
+
+
+def reconciled() -> str:
+    """lines() of networks that are built and exported now, which takes a minute."""
+    with cli.hushed():
+        from frenzy import export, models
+
+    def reports(network: str, conventions: Iterable[str]) -> dict[str, Report]:
+        with cli.hushed():
+            return export.account_model(models.build(network), list(conventions))
+
+    return "\n".join(lines(reports)) + "\n"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from frenzy.accounting.account import convention_named, find_facts, price
-from frenzy.accounting.conventions import CONVENTIONS, TASKS
+from frenzy.accounting.conventions import CONVENTIONS, TASKS, Convention
 from frenzy.accounting.graph import AccountingError, Graph
 from frenzy.accounting.report import Report
 
@@ -20,22 +20,24 @@ def read(folder: str | os.PathLike, entry: str | None = None, input_shape: Seque
     return read_graph(folder, entry, input_shape)
 
 
-def accounts(graph: Graph, conventions: Iterable[str], task: str = "cifar100") -> dict[str, Report]:
-    """A graph under several conventions, scored against a task's baseline; facts are found once for all.
+def accounts(graph: Graph, conventions: Iterable[str | Convention], task: str = "cifar100") -> dict[str, Report]:
+    """A graph under several conventions, by their names, scored against a task's baseline; facts are found once for all.
 
+    A convention is one of CONVENTIONS, by name, or a variant: dataclasses.replace(CONVENTIONS["micronet"], terms=...).
     Values come from the checkpoint beside the graph, if it is there. Raises AccountingError for a name that is not known.
     """
     from frenzy.accounting.checkpoint import Values
 
-    rules = {name: convention_named(name) for name in conventions}
+    rules = [convention_named(convention) for convention in conventions]
     values = Values(graph.folder)
-    found = {live: find_facts(graph, values, live) for live in {convention.live for convention in rules.values()}}
-    return {name: price(graph, found[convention.live], name, task) for name, convention in rules.items()}
+    found = {live: find_facts(graph, values, live) for live in {convention.live for convention in rules}}
+    return {convention.name: price(graph, found[convention.live], convention, task) for convention in rules}
 
 
-def account(graph: Graph, convention: str = "frenzy", task: str = "cifar100") -> Report:
-    """A graph under one convention: accounts() for a single name."""
-    return accounts(graph, [convention], task)[convention]
+def account(graph: Graph, convention: str | Convention = "frenzy", task: str = "cifar100") -> Report:
+    """A graph under one convention: accounts() for a single one."""
+    (report,) = accounts(graph, [convention], task).values()
+    return report
 
 
 __all__ = ["CONVENTIONS", "TASKS", "AccountingError", "Graph", "Report", "account", "accounts", "read"]

@@ -1,21 +1,27 @@
 """Graph and convention -> Report: facts are found once, then priced node by node."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from frenzy.accounting.contents import Values, is_ternary
 from frenzy.accounting.conventions import CONVENTIONS, Convention
-from frenzy.accounting.conventions.base import FLOAT_BITS, Price
+from frenzy.accounting.conventions.base import MULTIPLY, Costs, Price, Terms
+from frenzy.accounting.conventions.energy import WORD_BITS
+from frenzy.accounting.conventions.forms import Held, forfeits
 from frenzy.accounting.folding import NOWHERE, fold
-from frenzy.accounting.graph import AccountingError, Graph, Node
+from frenzy.accounting.graph import AccountingError, Graph, Node, Ref
 from frenzy.accounting.live_channels import all_live, live_channels
 from frenzy.accounting.report import UNKNOWN, Report, Row, Shape
 from frenzy.accounting.rules import RULES, Context, Count, Facts, UnknownFacts
 from frenzy.accounting.storage import Ledger
+from frenzy.accounting.widths import is_quantizer, map_widths, quantizer_bits, widest
+
+COMPUTES = frozenset({"add", "bias", "divide", "multiply", "power", "square_difference"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,7 @@ def find_facts(graph: Graph, value: Callable[[str | None], np.ndarray | None], l
     """
     states = live_channels(graph) if live else partial(all_live, graph)
     context = Context(graph, states, Ledger(graph, value))
+    widths = map_widths(graph)
     found = Found({}, {})
     for name, node in graph.nodes.items():
         if name not in graph.data_nodes:
@@ -44,29 +51,41 @@ def find_facts(graph: Graph, value: Callable[[str | None], np.ndarray | None], l
             )
             continue
         try:
-            found.facts[name] = RULES[node.op](context, node)
+            facts = RULES[node.op](context, node)
+            found.facts[name] = dataclasses.replace(facts, reads=widest(map(widths, _operands(graph, node, facts.kind))))
         except UnknownFacts as e:
             found.unknown[name] = f"{node.op} '{name}' cannot be counted: {e}"
     return found
+
+
+def _operands(graph: Graph, node: Node, kind: str) -> Iterator[Ref]:
+    """What an operation's width is taken from: the data, and the constants that it is computed with, but not compared to."""
+    for ref in node.inputs:
+        if graph.depends(ref) or (kind in COMPUTES and graph.nodes[ref[0]].real):
+            yield ref
 
 
 def _shape(graph: Graph, name: str, index: int = 0) -> Shape:
     return tuple(-1 if dim is None else dim for dim in graph.image_shape((name, index)) or ())
 
 
-def _term(count: Count, worth: Fraction) -> str:
-    return count.text if worth == 1 else f"{count.text} * {worth}"
+def _decimal(worth: Fraction) -> str:
+    """A worth as a short decimal where it is one exactly, else as a fraction."""
+    text = f"{float(worth):g}"
+    return text if Fraction(text) == worth else str(worth)
 
 
-def _formula(price: Price, multiply: Fraction, add: Fraction) -> str:
+def _factor(count: Count) -> str:
+    return f"({count.text})" if {"+", "-"} & set(count.text) else count.text
+
+
+def _formula(price: Price, costs: Costs) -> str:
     """The arithmetic of a row's operations; a label stands behind a '#'."""
-    multiplies, adds = price.multiplies, price.adds
-    if multiplies.value and multiplies == adds:
-        both = multiply + add
-        text = multiplies.text if both == 1 else f"{multiplies.text} * {float(both):g}"
+    if len(costs) == 2 and costs[0][0] == costs[1][0]:
+        count, both = costs[0][0], costs[0][1] + costs[1][1]
+        text = count.text if both == 1 else f"{_factor(count)} * {_decimal(both)}"
     else:
-        terms = [_term(count, worth) for count, worth in ((multiplies, multiply), (adds, add)) if count.value and worth]
-        text = " + ".join(terms)
+        text = " + ".join(count.text if worth == 1 else f"{_factor(count)} * {worth}" for count, worth in costs)
     return f"{text}  # {price.label}".strip() if price.label else text
 
 
@@ -82,9 +101,15 @@ def _place(graph: Graph, node: Node) -> dict[str, Any]:
     }
 
 
-def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, multiply: Fraction, add: Fraction) -> Row:
+def _values(facts: Facts) -> Values | None:
+    """The few values of a dot product's weights, or of the codes that are scaled to them."""
+    return next((way.content.values for way in facts.weights if way.content and way.content.values), None)
+
+
+def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, costs: Costs, parts: int) -> Row:
     weights = facts.stored[0] if facts.stored else None
     known = [s.nonzero for s in facts.stored if s.nonzero is not None]
+    widths = [work.width.bits for work in price.works or () if work.sort == MULTIPLY and work.width and work.count.value]
     return Row(
         **_place(graph, node),
         kernel=facts.kernel,
@@ -99,64 +124,111 @@ def _price_row(graph: Graph, node: Node, facts: Facts, price: Price, multiply: F
         multiplies=price.multiplies.value,
         adds=price.adds.value,
         storage_bits=price.stored.bits,
-        operation_bits=int(FLOAT_BITS * (price.multiplies.value * multiply + price.adds.value * add)),
-        formula=_formula(price, multiply, add),
+        operation_bits=int(sum(count.value * worth * parts for count, worth in costs)),
+        formula=_formula(price, costs),
         status=price.status,
+        unit_parts=parts,
+        stored_as=price.stored_as,
+        values=_values(facts),
+        multiply_bits=max(widths, default=None),
     )
 
 
-def _unknown_row(graph: Graph, node: Node, reason: str) -> Row:
-    return Row(
-        **_place(graph, node),
-        formula=reason,
-        status=UNKNOWN,
-    )
+def _unknown_row(graph: Graph, node: Node, reason: str, parts: int) -> Row:
+    return Row(**_place(graph, node), formula=reason, status=UNKNOWN, unit_parts=parts)
 
 
 def narrow_maps(graph: Graph) -> tuple[str, ...]:
     """The fake-quantization nodes of fewer than 16 bits, on maps or on weights."""
-    nodes = (node for node in graph.nodes.values() if node.op.startswith(("FakeQuant", "QuantizeAndDequantize")))
-    return tuple(node.name for node in nodes if int(node.attrs.get("num_bits") or 8) < 16)
+    return tuple(node.name for node in graph.nodes.values() if is_quantizer(node) and quantizer_bits(graph, node) < 16)
 
 
-def _notes(found: Found, convention: Convention, allowance: bool, quantized: tuple[str, ...]) -> tuple[str, ...]:
+def few_valued(found: Found) -> dict[str, Held]:
+    """The dot products whose weights are quantized below 16 bits by their values, and how these are held."""
+    held = ((name, forfeits(facts)) for name, facts in found.facts.items() if facts.kind == "dot")
+    return {name: way for name, way in held if way is not None}
+
+
+def _ternary(found: Found) -> str | None:
+    """How many weight tensors are ternary, and what they hold; a tensor that is read twice counts once."""
+    signs = [0, 0, 0]
+    tensors = 0
+    for facts in found.facts.values():
+        values = _values(facts)
+        if values and is_ternary(values) and facts.stored and facts.stored[0].elements:
+            tensors += 1
+            for value, count in values:
+                signs[(value > 0) - (value < 0)] += count
+    zeros, ones, minus = signs
+    if not tensors:
+        return None
+    return f"{tensors} ternary tensors of {sum(signs):,} weights: {ones:,} positive, {minus:,} negative, {zeros:,} zero"
+
+
+def _notes(found: Found, convention: Convention, terms: Terms, quantized: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
-    if quantized:
+    if quantized and not convention.terms.widths:
         notes.append(
-            f"{len(quantized)} fake-quantization nodes: the widths that they give to maps and weights are not priced, "
+            f"{len(quantized)} fake-quantization nodes: the widths that they give to maps and weights are not priced here, "
             "so this counts too much; what is stored and multiplied counts at the width of its type"
+        )
+    elif quantized:
+        notes.append(
+            f"{len(quantized)} fake-quantization nodes: the widths that they give to maps and weights are those that count, "
+            "and a range is two constants"
         )
     if any(s.nonzero is None for f in found.facts.values() if f.kind == "dot" for s in f.stored):
         notes.append("the weights' values are not at hand: sparsity is not known, every weight counts as nonzero")
-    if convention.allowed_multiply is not None:
+    if convention.terms.widths and (ternary := _ternary(found)):
+        notes.append(ternary)
+    if convention.allowance and convention.terms.widths:
         rule = "nothing is below 16 bits: weights and multiplies count at 16 bits, adds at 32"
-        notes.append(rule if allowance else "something is below 16 bits: no allowance, everything counts at its own width")
+        least = next(((name, held) for name, held in few_valued(found).items()), None)
+        why = f" ('{least[0]}' has few values: {least[1].text})" if least else ""
+        notes.append(
+            rule if terms.allowance else f"something is below 16 bits{why}: no allowance, everything counts at its own width"
+        )
     return tuple(notes)
 
 
-def convention_named(name: str) -> Convention:
-    """Raises AccountingError for a name that is not known."""
+def convention_named(name: str | Convention) -> Convention:
+    """The convention of a name, or the one that is given. Raises AccountingError for a name that is not known."""
+    if isinstance(name, Convention):
+        return name
     if name not in CONVENTIONS:
         raise AccountingError(f"no convention '{name}'; --convention takes one of: {', '.join(sorted(CONVENTIONS))}")
     return CONVENTIONS[name]
 
 
-def price(graph: Graph, found: Found, convention: str, task: str = "cifar100") -> Report:
-    """A report of facts under a named convention. Raises AccountingError for a name that is not known."""
+def _terms(graph: Graph, found: Found, convention: Convention) -> Terms:
+    """The convention's choices, with the 16-bit allowance where it knows one and nothing is below 16 bits."""
+    if not convention.allowance or narrow_maps(graph) or (convention.terms.widths and few_valued(found)):
+        return convention.terms
+    allowance = all(s.bits >= 16 for facts in found.facts.values() for s in facts.stored)
+    return dataclasses.replace(convention.terms, allowance=allowance)
+
+
+def _reading(price: Price, each: Fraction) -> Costs:
+    """What reading a node's weights once adds, in words of 64 bits."""
+    words = -(-price.stored.bits // WORD_BITS)
+    return ((Count(words, str(words)), each),) if words else ()
+
+
+def price(graph: Graph, found: Found, convention: str | Convention, task: str = "cifar100") -> Report:
+    """A report of facts under a convention, or the name of one. Raises AccountingError for a name that is not known."""
     rules = convention_named(convention)
-    quantized = narrow_maps(graph)
-    allowance = not quantized and all(s.bits >= 16 for f in found.facts.values() for s in f.stored)
+    terms = _terms(graph, found, rules)
     foldings = fold(graph, found.facts)
-    multiply = rules.multiply_worth(allowance)
+    prices = {name: rules.prices[facts.kind](facts, foldings.get(name, NOWHERE), terms) for name, facts in found.facts.items()}
+    each = rules.read(sum(cost.stored.bits for cost in prices.values())) if rules.read else None
     rows = []
     for name, node in graph.nodes.items():
         if name in found.facts:
-            facts = found.facts[name]
-            cost = rules.prices[facts.kind](facts, foldings.get(name, NOWHERE), allowance)
-            rows.append(_price_row(graph, node, facts, cost, multiply, rules.add))
+            costs = rules.costs(prices[name]) + (_reading(prices[name], each) if each else ())
+            rows.append(_price_row(graph, node, found.facts[name], prices[name], costs, rules.parts))
         elif name in found.unknown:
-            rows.append(_unknown_row(graph, node, found.unknown[name]))
-    operations = Fraction(sum(r.operation_bits for r in rows), FLOAT_BITS)
+            rows.append(_unknown_row(graph, node, found.unknown[name], rules.parts))
+    operations = Fraction(sum(r.operation_bits for r in rows), rules.parts)
     score = rules.score(task, sum(r.parameters for r in rows), sum(r.storage_bits for r in rows), operations)
-    notes = _notes(found, rules, allowance, quantized)
-    return Report(graph.folder, graph.entry, convention, rules.source, tuple(rows), score, notes, rules.unit)
+    notes = _notes(found, rules, terms, narrow_maps(graph))
+    return Report(graph.folder, graph.entry, rules.name, rules.source, tuple(rows), score, notes, rules.unit, rules.parts)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from frenzy.accounting.graph import Graph, Node, Ref
 from frenzy.accounting.live_channels import LIVE, States
 from frenzy.accounting.patterns import Norm, unfused_norms
-from frenzy.accounting.storage import Ledger, Stored
+from frenzy.accounting.storage import Ledger, Stored, Weights
+from frenzy.accounting.widths import FLOAT, Width
 
 
 class UnknownFacts(Exception):
@@ -55,7 +56,8 @@ class Facts:
     output elements. pairs: additions of two values that are both not known to be zero. window: elements a pool reads for one
     output, `pad` the rows and columns that its padding adds. channels: live channels that carry parameters of a BN.
     drops_constants: the node skips constant inputs, whose share needs a bias. begins: the first node of a normalisation that
-    is written out in several. bits: the width that a fake-quantization node gives its values. stored: the weights.
+    is written out in several. bits: the width that a fake-quantization node gives its values. stored: the weights, and
+    `weights` the ways to hold those of a dot product, as they are stored first. reads: the widest number that comes in.
     """
 
     kind: str
@@ -76,6 +78,8 @@ class Facts:
     begins: str | None = None
     bits: int | None = None
     stored: tuple[Stored, ...] = ()
+    weights: tuple[Weights, ...] = ()
+    reads: Width = FLOAT
 
 
 @dataclasses.dataclass(frozen=True)

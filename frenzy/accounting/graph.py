@@ -31,7 +31,10 @@ class Variable:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One operation. `shapes` are its outputs', None where the rank is not known; `bits` the width of its first output."""
+    """One operation. `shapes` are its outputs', None where the rank is not known.
+
+    `bits` is the width of its first output's type, `real` whether that is a floating one.
+    """
 
     name: str
     op: str
@@ -39,6 +42,7 @@ class Node:
     attrs: Mapping[str, Any]
     shapes: tuple[PartialShape | None, ...]
     bits: int
+    real: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Graph:
     """A network from its inputs to its outputs; nodes in topological order by name, variables by the node that holds them.
 
     `batch` images go through at once: every count of a data node is divided by it. `constant(ref)` is the value of a tensor
-    that the graph file alone determines (literals, and shapes computed from shapes), else None.
+    that the graph file alone determines (literals, and shapes computed from shapes), else None; `computed(ref, values)` that
+    of a constant tensor, given the values of the variables, by the nodes that hold them, that it is computed from.
     """
 
     folder: str
@@ -57,6 +62,7 @@ class Graph:
     batch: int
     variables: Mapping[str, Variable]
     constant: Callable[[Ref], np.ndarray | None]
+    computed: Callable[[Ref, Mapping[str, np.ndarray]], np.ndarray | None]
 
     def shape(self, ref: Ref) -> PartialShape | None:
         shapes = self.nodes[ref[0]].shapes

@@ -1,6 +1,7 @@
 """Convs, dense layers and products of tensors: facts of what multiplies and sums."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,14 +17,30 @@ from frenzy.accounting.facts import (
     places_of,
     product,
 )
-from frenzy.accounting.graph import Node
+from frenzy.accounting.graph import Node, Ref
 from frenzy.accounting.live_channels import LIVE, ZERO, channels_last, read_by_conv
-from frenzy.accounting.storage import Stored
+from frenzy.accounting.storage import LAST, Stored, Weights
 
 
 def axes_of(node: Node) -> tuple[int, int, int]:
     """Where rows, columns and channels are."""
     return (1, 2, 3) if channels_last(node) else (2, 3, 1)
+
+
+def weights_of(
+    ctx: Context, ref: Ref, needed: np.ndarray | None = None, outputs: Sequence[int] = LAST
+) -> tuple[tuple[Stored, ...], tuple[Weights, ...]]:
+    """What a constant operand is stored as, and the ways to hold it; `needed` (None: all) spreads over its leading axes."""
+    if ctx.graph.depends(ref):
+        return (), ()
+    mask = None if needed is None else np.broadcast_to(needed, known(ctx.graph.shape(ref), "its kernel"))
+    ways = ctx.ledger.weights(ref, mask, outputs)
+    return ways[0].stored, ways
+
+
+def both(rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
+    """(r,) and (c,) -> (r, c): where both are; None where all are, so that no mask is made of large kernels."""
+    return None if rows.all() and columns.all() else rows[:, None] & columns[None, :]
 
 
 def conv(ctx: Context, node: Node, depthwise: bool = False) -> Facts:
@@ -44,10 +61,12 @@ def conv(ctx: Context, node: Node, depthwise: bool = False) -> Facts:
     pairs = int((read.sum(1) * kept.sum(1)).sum())
     dots = int((kept.sum(1) * (read.sum(1) > 0)).sum())
     live_in, live_out = int(read.sum()), int(kept.sum())
-    # [groups, in, out] -> the kernel's own order, (h, w, in of a group, all outputs) or (h, w, all inputs, multiplier)
-    needed = read[:, :, None] & kept[:, None, :]
-    needed = needed.reshape(groups, -1) if depthwise else needed.transpose(1, 0, 2).reshape(group_in, -1)
-    mask = np.broadcast_to(needed, kernel)
+    needed = None
+    if not (read.all() and kept.all()):
+        # [groups, in, out] -> the kernel's own order, (h, w, in of a group, all outputs) or (h, w, all inputs, multiplier)
+        needed = read[:, :, None] & kept[:, None, :]
+        needed = needed.reshape(groups, -1) if depthwise else needed.transpose(1, 0, 2).reshape(group_in, -1)
+    stored, ways = weights_of(ctx, weights, needed, (-2, -1) if depthwise else LAST)
     terms = (kernel[0], kernel[1], live_in, live_out) if groups == 1 else (kernel[0], kernel[1], pairs)
     strides = node.attrs["strides"]
     return Facts(
@@ -62,7 +81,8 @@ def conv(ctx: Context, node: Node, depthwise: bool = False) -> Facts:
         live_in=live_in,
         live_out=live_out,
         drops_constants=live_in < int((states != ZERO).sum()),
-        stored=() if ctx.graph.depends(weights) else ctx.ledger.take(weights, mask),
+        stored=stored,
+        weights=ways,
     )
 
 
@@ -76,14 +96,14 @@ def mat_mul(ctx: Context, node: Node) -> Facts:
     length = a[-2] if transposed else a[-1]
     places = places_of(ctx, out)
     if ctx.graph.depends(right) or transposed or not ctx.graph.depends(left) or len(b) != 2:
-        stored = () if ctx.graph.depends(right) else ctx.ledger.take(right)
-        stored += () if ctx.graph.depends(left) else ctx.ledger.take(left)
+        stored, ways = weights_of(ctx, left if ctx.graph.depends(right) else right)
         cells = product((out[-1],), places)
-        return Facts("dot", product((length, out[-1]), places), cells, cells, width=out[-1], stored=stored)
+        return Facts("dot", product((length, out[-1]), places), cells, cells, width=out[-1], stored=stored, weights=ways)
     states = ctx.states(left)
     read, kept = states == LIVE, ctx.states((node.name, 0)) == LIVE
     live_in, live_out = int(read.sum()), int(kept.sum())
-    mask = kept[:, None] & read[None, :] if flipped else read[:, None] & kept[None, :]
+    needed = both(kept, read) if flipped else both(read, kept)
+    stored, ways = weights_of(ctx, right, needed, (-2,) if flipped else LAST)
     return Facts(
         "dot",
         macs=product((live_in, live_out), places),
@@ -93,7 +113,8 @@ def mat_mul(ctx: Context, node: Node) -> Facts:
         live_in=live_in,
         live_out=live_out,
         drops_constants=live_in < int((states != ZERO).sum()),
-        stored=ctx.ledger.take(right, np.broadcast_to(mask, b)),
+        stored=stored,
+        weights=ways,
     )
 
 
@@ -109,7 +130,7 @@ def volume_conv(ctx: Context, node: Node) -> Facts:
     kept = ctx.states((node.name, 0)) == LIVE
     live_in, live_out = int(read.sum()), int(kept.sum())
     places = places_of(ctx, out)
-    mask = np.broadcast_to(read[:, None] & kept[None, :], kernel)
+    stored, ways = weights_of(ctx, weights, both(read, kept))
     return Facts(
         "dot",
         macs=product(kernel[:3], (live_in, live_out), places),
@@ -119,7 +140,8 @@ def volume_conv(ctx: Context, node: Node) -> Facts:
         width=out[-1],
         live_in=live_in,
         live_out=live_out,
-        stored=() if ctx.graph.depends(weights) else ctx.ledger.take(weights, mask),
+        stored=stored,
+        weights=ways,
     )
 
 
@@ -141,7 +163,7 @@ def transposed_conv(ctx: Context, node: Node) -> Facts:
     images = (per_image(ctx, out[0]),) if per_image(ctx, out[0]) != 1 else ()
     dots = product((live_out if live_in else 0,), images, min(reached, key=math.prod))
     strides = node.attrs["strides"]
-    mask = np.broadcast_to(kept[:, None] & read[None, :], kernel)
+    stored, ways = weights_of(ctx, weights, both(kept, read), (-2,))
     return Facts(
         "dot",
         macs=product(kernel[:-2], (live_in, live_out), images, positions),
@@ -153,7 +175,8 @@ def transposed_conv(ctx: Context, node: Node) -> Facts:
         width=kernel[-2],
         live_in=live_in,
         live_out=live_out,
-        stored=() if ctx.graph.depends(weights) else ctx.ledger.take(weights, mask),
+        stored=stored,
+        weights=ways,
     )
 
 
@@ -170,7 +193,7 @@ def _labels(ctx: Context, node: Node, text: str, ref) -> dict[str, int]:
 def einsum(ctx: Context, node: Node) -> Facts:
     """One multiply-accumulate for every combination of the axes of two operands; a lone operand is moved or summed."""
     equation = str(node.attrs["equation"]).replace(" ", "")
-    inputs, _, _ = equation.partition("->")
+    inputs, _, output = equation.partition("->")
     texts = inputs.split(",")
     out = out_shape(ctx, node)
     if len(texts) != len(node.inputs) or len(texts) > 2:
@@ -180,11 +203,15 @@ def einsum(ctx: Context, node: Node) -> Facts:
         for label, size in _labels(ctx, node, text, ref).items():
             sizes[label] = max(sizes.get(label, 1), size)
     stored: tuple[Stored, ...] = ()
-    for ref in node.inputs:
-        stored += () if ctx.graph.depends(ref) else ctx.ledger.take(ref)
+    ways: tuple[Weights, ...] = ()
+    for text, ref in zip(texts, node.inputs, strict=True):
+        if not ctx.graph.depends(ref):
+            kept = tuple(axis - len(text) for axis, label in enumerate(text) if label in output) if "." not in text else LAST
+            stored, ways = weights_of(ctx, ref, outputs=kept)
     cells = product((out[-1],) if out else (), places_of(ctx, out))
     length = math.prod(sizes.values()) // max(math.prod(out), 1)
     if len(texts) == 1:
         live = live_count(ctx.states((node.name, 0)))
         return Facts("sum" if length > 1 else "free", elements=cells if length > 1 else NONE, window=length, live_out=live)
-    return Facts("dot", product((length,), (cells.value,)), cells, cells, width=out[-1] if out else 1, stored=stored)
+    macs = product((length,), (cells.value,))
+    return Facts("dot", macs, cells, cells, width=out[-1] if out else 1, stored=stored, weights=ways)

@@ -9,10 +9,11 @@ COUNTED, FREE, FOLDED, UNKNOWN = "counted", "free", "folded", "unknown"  # every
 
 
 class _Exact:
-    """Bits as bytes and 32-bit operations, without rounding."""
+    """Bits as bytes, and what operations cost in the convention's unit, without rounding."""
 
     storage_bits: int
     operation_bits: int
+    unit_parts: int
 
     @property
     def storage_bytes(self) -> Fraction:
@@ -20,7 +21,7 @@ class _Exact:
 
     @property
     def operations(self) -> Fraction:
-        return Fraction(self.operation_bits, 32)
+        return Fraction(self.operation_bits, self.unit_parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,12 @@ class Row(_Exact):
 
     Shapes are NHWC with a leading 1, the image. `inputs` names the rows that feed this one. What does not apply to an op
     (a kernel, a live channel count) is None, and so is what could not be known without the weights' values.
-    Storage is in bits, operations in 1/32 of a 32-bit operation: both are whole numbers, exactly.
+    Storage is in bits, operations in 1/`unit_parts` of the convention's unit (1/32 of a 32-bit operation, a femtojoule of a
+    picojoule): both are whole numbers, exactly.
+
+    stored_as: the form in which the weights of a dot product are cheapest, "2 bits + 3 values" say, where the convention
+    looks for it. values: the distinct values of these weights and how often each occurs, if there are at most 256.
+    multiply_bits: the widest multiply, where the convention looks at widths.
     """
 
     name: str
@@ -52,6 +58,10 @@ class Row(_Exact):
     operation_bits: int = 0
     formula: str = ""
     status: str = COUNTED
+    unit_parts: int = 32
+    stored_as: str = ""
+    values: tuple[tuple[float, int], ...] | None = None
+    multiply_bits: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Totals(_Exact):
     multiplies: int
     adds: int
     operation_bits: int
+    unit_parts: int = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +93,8 @@ class Score:
 class Report:
     """One SavedModel under one convention. `notes` are sentences that a reader of the numbers needs.
 
-    `unit` is what the convention calls its operations; `score` is None where it cannot be held against a baseline.
+    `unit` is what the convention calls its operations, of which a row's `operation_bits` are 1/`unit_parts`; `score` is None
+    where it cannot be held against a baseline.
     """
 
     folder: str
@@ -93,13 +105,15 @@ class Report:
     score: Score | None
     notes: tuple[str, ...] = ()
     unit: str = "operations"
+    unit_parts: int = 32
 
     @property
     def totals(self) -> Totals:
         def total(field: str) -> int:
             return sum(getattr(row, field) for row in self.rows)
 
-        return Totals(*(total(field.name) for field in dataclasses.fields(Totals)))
+        sums = {field.name: total(field.name) for field in dataclasses.fields(Totals) if field.name != "unit_parts"}
+        return Totals(**sums, unit_parts=self.unit_parts)
 
     @property
     def unknown(self) -> tuple[Row, ...]:

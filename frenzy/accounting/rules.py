@@ -28,6 +28,7 @@ from frenzy.accounting.linear import conv, einsum, mat_mul, transposed_conv, vol
 from frenzy.accounting.live_channels import LIVE, ZERO, channels_last
 from frenzy.accounting.patterns import Norm
 from frenzy.accounting.storage import Stored
+from frenzy.accounting.widths import quantizer_bits
 from frenzy.accounting.windows import cumulative, pool, product_of, reduction, softmax, volume_pool
 
 
@@ -134,10 +135,7 @@ def free(ctx: Context, node: Node) -> Facts:
 
 def fake_quantization(ctx: Context, node: Node) -> Facts:
     """Says how wide values are: a network that computes at that width needs no operation to get there."""
-    bits = node.attrs.get("num_bits")
-    if bits is None and len(node.inputs) > 3 and (given := ctx.graph.constant(node.inputs[3])) is not None:
-        bits = int(given)
-    return dataclasses.replace(free(ctx, node), bits=bits)
+    return dataclasses.replace(free(ctx, node), bits=quantizer_bits(ctx.graph, node))
 
 
 Rule = Callable[[Context, Node], Facts]

@@ -314,7 +314,7 @@ def read_graph(folder: str | os.PathLike, entry: str | None = None, input_shape:
     reader = _Reader(folder, meta, input_shape)
     outputs = reader.read(entry)
     flat = reader.needed(outputs)
-    nodes, constant = infer(flat, meta.graph_def, reader.batch)
+    nodes, constant, computed = infer(flat, meta.graph_def, reader.batch)
     return Graph(
         folder=str(folder),
         entry=entry,
@@ -324,4 +324,5 @@ def read_graph(folder: str | os.PathLike, entry: str | None = None, input_shape:
         batch=reader.batch,
         variables=reader.variables(flat),
         constant=constant,
+        computed=computed,
     )

@@ -9,6 +9,7 @@ from tensorflow.core.framework import graph_pb2, types_pb2
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import op_def_registry
 
+from frenzy.accounting.computed import computer
 from frenzy.accounting.graph import AccountingError, Node, PartialShape, Ref
 
 DTYPE_BITS = {
@@ -94,10 +95,12 @@ def _attrs(node: NodeDef) -> dict:
     return found
 
 
-def infer(
-    nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int
-) -> tuple[Mapping[str, Node], Callable[[Ref], np.ndarray | None]]:
-    """Flat nodes, producers first -> (shaped nodes by name, the function that gives constants' values).
+Constant = Callable[[Ref], np.ndarray | None]
+Computed = Callable[[Ref, Mapping[str, np.ndarray]], np.ndarray | None]
+
+
+def infer(nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int) -> tuple[Mapping[str, Node], Constant, Computed]:
+    """Flat nodes, producers first -> shaped nodes by name, and what Graph calls `constant` and `computed`.
 
     Raises AccountingError where the shapes contradict each other, as a wrong --input_shape makes them.
     """
@@ -115,8 +118,9 @@ def infer(
         inputs = tuple((name, int(index)) for name, index in (ref.rsplit(":", 1) for ref in node.input))
         shapes = tuple(_shape(tensor) for tensor in operation.outputs)
         bits = operation.outputs[0].dtype.size * 8 if operation.outputs and operation.outputs[0].dtype.size else 0
+        real = bool(operation.outputs) and operation.outputs[0].dtype.is_floating
         attrs = _attrs(node if node.name in foreign else operation.node_def)  # the latter has the defaults that files leave out
-        found[node.name] = Node(node.name, node.op, inputs, attrs, shapes, bits)
+        found[node.name] = Node(node.name, node.op, inputs, attrs, shapes, bits, real)
 
     @functools.cache
     def constant(ref: Ref) -> np.ndarray | None:
@@ -125,4 +129,4 @@ def infer(
         value = tf.get_static_value(graph.get_operation_by_name(ref[0]).outputs[ref[1]])
         return None if value is None else np.asarray(value)
 
-    return found, constant
+    return found, constant, computer(graph, found)

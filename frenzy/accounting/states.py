@@ -57,8 +57,8 @@ def borders_matter(node: Node, graph: Graph) -> bool:
         return any(node.attrs.get("explicit_paddings", ()))
     if not kernel or not image or not output or None in (*kernel, *image, *output):
         return True
-    for axis in (0, 1):
-        dilation = (node.attrs.get("dilations") or [1, 1, 1, 1])[axis + 1]
+    for axis in range(len(kernel) - 2):
+        dilation = (node.attrs.get("dilations") or [1] * len(image))[axis + 1]
         stride = node.attrs["strides"][axis + 1]
         reach = (int(kernel[axis] or 0) - 1) * dilation + 1
         if (int(output[axis + 1] or 0) - 1) * stride + reach > int(image[axis + 1] or 0):

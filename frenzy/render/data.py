@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from frenzy.accounting.report import Report, Row, Shape
@@ -10,7 +11,7 @@ from frenzy.render.units import exact
 
 FIELDS = (
     "name", "op", "input_shapes", "output_shape", "kernel", "stride", "groups", "width", "parameters", "nonzero",
-    "weight_bits", "live_in", "live_out", "multiplies", "adds", "storage_bytes", "operations", "formula", "status",
+    "weight_bits", "stored_as", "values", "multiply_bits", "live_in", "live_out", "multiplies", "adds", "storage_bytes", "operations", "formula", "status",
 )  # fmt: skip
 
 
@@ -48,8 +49,13 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 def json_text(report: Report) -> str:
     """JSON with one node a line."""
+    return lined(as_dict(report))
+
+
+def lined(values: Mapping[str, Any]) -> str:
+    """JSON with one key a line, and one item a line where the value is a list."""
     lines = []
-    for key, value in as_dict(report).items():
+    for key, value in values.items():
         if isinstance(value, list):
             items = ",\n".join(f"    {json.dumps(item)}" for item in value)
             text = f"[\n{items}\n  ]" if items else "[]"

@@ -70,7 +70,7 @@ def box(cell: Cell, scale: Scale) -> str:
         background, edge = "#efe3fb", "#7a2fb5"
         lines += [(text(shapes(cell)), width), (text("no rule: not counted", bold=True, color=ALARM), "")]
     else:
-        size, count = units.size(Fraction(cell.storage_bits, 8)), units.count(Fraction(cell.operation_bits, 32))
+        size, count = units.size(Fraction(cell.storage_bits, 8)), units.count(sum((row.operations for row in cell.rows), Fraction(0)))
         note = "folded" if statuses == {FOLDED} else scale.percent(cell.operation_bits)
         lines += [(text(shapes(cell)), width), (text(f"MS {size}   OC {count}"), text(note))]
     rows = [cell_of("", colspan=2, width=BOX_POINTS, height=1, cellpadding=0)]
@@ -100,7 +100,8 @@ def block_title(block: Block, scale: Scale) -> str:
     """Name, share, MS and OC where no line passes: left and right of a lone main line, else in the left corner."""
     bits = sum(cell.operation_bits for cell in block.cells)
     size = text(f"MS {units.size(Fraction(sum(cell.storage_bits for cell in block.cells), 8))}")
-    count = text(f"OC {units.count(Fraction(bits, 32))}")
+    operations = sum((row.operations for cell in block.cells for row in cell.rows), Fraction(0))
+    count = text(f"OC {units.count(operations)}")
     name = text(units.shortened(block.title, 24 if block.lanes > 1 else 12), bold=True, point_size=11)
     share = text(scale.percent(bits), bold=True, point_size=11)
     if block.lanes > 1:

@@ -1,24 +1,37 @@
 """Report -> a text table: one line a node, then totals, score, and what a reader of the numbers has to know."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from frenzy.accounting.report import FREE, UNKNOWN, Report, Row
 from frenzy.render import units
 from frenzy.render.layout import hidden
 from frenzy.render.names import shared_scope, short_names
 
-WIDTH = 100
-NAME_LEAST, OP_LEAST = 16, 8
-UNITS = {"operations": "32-bit operations"}
-DISPENSABLE = ("params", "share")  # left out, in this order, where the width does not hold all columns
+WIDTH, NARROW = 100, 80
+LEAST = (("op", 10), ("node", 16), ("module", 16), ("op", 8))  # what a width may shorten, and to what; names are worth more
+LEGEND = "output is height x width x channels, str the stride, live the channels in and out that are not known beforehand"
+UNITS = {"operations": "32-bit operations", "pJ": "picojoules"}
 
 
 def table(report: Report, width: int = WIDTH) -> str:
     """The report in lines of at most `width` characters; from 80 upwards nothing but names and ops is shortened."""
     rows = [row for row in report.rows if not hidden(row)]
-    lines = [units.shortened(f"{report.folder} ({report.entry}), convention {report.convention}", width), ""]
-    return "\n".join([*lines, *_grid(rows, report, width), "", *_summary(report, len(report.rows) - len(rows), width)]) + "\n"
+    notes = shown_names(report)
+    notes += unseen(len(report.rows) - len(rows))
+    columns = {heading: [text(row) for row in rows] for heading, text in _columns(report).items()}
+    return "\n".join([title(report, width), "", *grid(columns, width), "", *summary(report, width, notes, LEGEND)]) + "\n"
+
+
+def title(report: Report, width: int) -> str:
+    """What the numbers are of."""
+    return units.shortened(f"{report.folder} ({report.entry}), convention {report.convention}", width)
+
+
+def shown_names(report: Report) -> list[str]:
+    """How the names in a table differ from those in the file: no note, or one."""
+    scope = shared_scope([row.name for row in report.rows])
+    return [f"node names are shown without {scope!r} and without a last part that repeats the op"] if scope else []
 
 
 def side_by_side(reports: Sequence[Report], width: int = WIDTH) -> str:
@@ -65,28 +78,37 @@ def _columns(report: Report) -> dict[str, Callable[[Row], str]]:
     }
 
 
-def _grid(rows: Sequence[Row], report: Report, width: int) -> list[str]:
-    columns = {heading: [heading, *map(text, rows)] for heading, text in _columns(report).items()}
-    needed = {heading: max(map(len, cells)) for heading, cells in columns.items()}
+def grid(columns: Mapping[str, Sequence[str]], width: int, dispensable: Sequence[str] = ("params", "share")) -> list[str]:
+    """Heading -> cells, as lines of at most `width` characters where that can be: dispensable columns are left out, in their
+    order, then those of LEAST are shortened. Those are aligned to the left, all others to the right.
+    """
+    needed = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
+    least = {heading: min(size, needed[heading]) for heading, size in LEAST if heading in needed}
 
     def spare() -> int:
         return width - sum(needed.values()) - (len(needed) - 1)
 
-    for heading in DISPENSABLE:
-        if spare() + max(needed["node"] - NAME_LEAST, 0) + max(needed["op"] - OP_LEAST, 0) < 0:
+    for heading in dispensable:
+        if heading in needed and spare() + sum(needed[name] - size for name, size in least.items()) < 0:
             del needed[heading]
-    for heading, least in (("op", OP_LEAST + 2), ("node", NAME_LEAST), ("op", OP_LEAST)):  # names are worth more than ops
-        needed[heading] -= min(max(-spare(), 0), max(needed[heading] - least, 0))
-    for heading in ("node", "op"):
-        columns[heading] = [units.shortened(cell, needed[heading]).ljust(needed[heading]) for cell in columns[heading]]
-    lines = [
-        " ".join(columns[heading][index].rjust(size) for heading, size in needed.items()).rstrip()
-        for index in range(len(rows) + 1)
-    ]
+            least.pop(heading, None)
+    for heading, size in LEAST:
+        if heading in needed:
+            needed[heading] -= min(max(-spare(), 0), max(needed[heading] - size, 0))
+    cells = {heading: [heading, *columns[heading]] for heading in needed}
+    for heading in least:
+        cells[heading] = [units.shortened(cell, needed[heading]).ljust(needed[heading]) for cell in cells[heading]]
+    lines = [" ".join(row).rstrip() for row in zip(*([c.rjust(needed[h]) for c in cells[h]] for h in needed), strict=True)]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def _summary(report: Report, left_out: int, width: int) -> list[str]:
+def unseen(left_out: int) -> list[str]:
+    """How many hidden nodes a table leaves out: no note, or one."""
+    return [f"{left_out} free Identity or NoOp node{'s' if left_out > 1 else ''} not shown"] if left_out else []
+
+
+def summary(report: Report, width: int, notes: Sequence[str] = (), legend: str = "") -> list[str]:
+    """Totals and score, then the convention, the units and the legend, all notes, and what is not counted."""
     totals, score = report.totals, report.score
     scored = []
     if score:
@@ -100,22 +122,26 @@ def _summary(report: Report, left_out: int, width: int) -> list[str]:
         ("OC", f"{units.grouped(totals.operations)} {report.unit} = {units.count(totals.operations)}"),
         *scored,
         ("convention", f"{report.convention}: {report.source}"),
-        (
-            "units",
-            f"MS in bytes, 1 KiB = 2^10, 1 MiB = 2^20; OC in {UNITS.get(report.unit, report.unit)} for one image, 1 k = 10^3, 1 M = 10^6; "
-            "output is height x width x channels, str the stride, live the channels in and out that are not known beforehand",
-        ),
-        *(("note", note) for note in report.notes),
+        ("units", "; ".join(filter(None, (measures(report), legend)))),
+        *(("note", note) for note in (*report.notes, *notes)),
+        *(("not counted", unknown(row)) for row in report.unknown),
     ]
-    if scope := shared_scope([row.name for row in report.rows]):
-        facts.append(("note", f"node names are shown without {scope!r} and without a last part that repeats the op"))
-    if left_out:
-        facts.append(("note", f"{left_out} free Identity or NoOp node{'s' if left_out > 1 else ''} not shown"))
-    facts += [("not counted", unknown(row)) for row in report.unknown]
-    lines = []
-    for label, text in facts:
-        lines += textwrap.wrap(f"{label:11} {text}", width, subsequent_indent=" " * 12, break_on_hyphens=False)
-    return lines
+    return wrapped(facts, width)
+
+
+def measures(report: Report) -> str:
+    """What MS and OC are counted in."""
+    unit = UNITS.get(report.unit, report.unit)
+    return f"MS in bytes, 1 KiB = 2^10, 1 MiB = 2^20; OC in {unit} for one image, 1 k = 10^3, 1 M = 10^6"
+
+
+def wrapped(facts: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Label and text in lines of at most `width`, the texts one below the other."""
+    return [
+        line
+        for label, text in facts
+        for line in textwrap.wrap(f"{label:11} {text}", width, subsequent_indent=" " * 12, break_on_hyphens=False)
+    ]
 
 
 def unknown(row: Row) -> str:

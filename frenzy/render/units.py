@@ -48,6 +48,23 @@ def count(value: Number) -> str:
     return _scaled(value, 1000, COUNTS)
 
 
+def brief(value: Number, base: int = 1000, names: tuple[str, ...] = COUNTS) -> str:
+    """Three digits, for columns side by side: 828928000 -> "829 M"; with 1024 and BYTES, 1001 KiB -> "0.978 MiB"."""
+    power = 0
+    while power < len(names) - 1 and round(abs(Fraction(value)) / base**power) >= 1000:
+        power += 1
+    scaled = Fraction(value) / base**power
+    if power == 0 and scaled.denominator == 1:
+        return f"{grouped(value)} {names[0]}".rstrip()
+    places = next((places for places, least in enumerate((100, 10, 1)) if round(abs(scaled), places) >= least), 3)
+    return f"{decimals(scaled, places)} {names[power]}".rstrip()
+
+
+def brief_size(storage_bytes: Number) -> str:
+    """8839600 -> "8.43 MiB": at most nine characters, and a sign."""
+    return brief(storage_bytes, 1024, BYTES)
+
+
 def grouped(value: Number) -> str:
     """Every digit: 8839600 -> "8,839,600", 13/2 -> "6.5"."""
     return f"{exact(value):,}"

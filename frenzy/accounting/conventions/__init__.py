@@ -1,9 +1,10 @@
 """How facts become numbers: conventions by name, each with the source of its rules."""
 
 from frenzy.accounting.conventions.base import TASKS, Convention
+from frenzy.accounting.conventions.energy import ENERGY, ENERGY_MEMORY
 from frenzy.accounting.conventions.frenzy import FRENZY
 from frenzy.accounting.conventions.macs import IRNET_TABLE4, MACS
-from frenzy.accounting.conventions.micronet import BASELINE, BASELINE_BN, MICRONET
+from frenzy.accounting.conventions.micronet import BASELINE, BASELINE_BN, MICRONET, SIGNS, TREE
 from frenzy.accounting.conventions.tools import FVCORE, THOP, THOP_0_1_1, TORCHINFO, TORCHSTAT
 
 CONVENTIONS: dict[str, Convention] = {
@@ -17,9 +18,13 @@ CONVENTIONS: dict[str, Convention] = {
         IRNET_TABLE4,
         BASELINE,
         BASELINE_BN,
+        SIGNS,
+        TREE,
         THOP_0_1_1,
         FVCORE,
         TORCHINFO,
+        ENERGY,
+        ENERGY_MEMORY,
     )
 }
 

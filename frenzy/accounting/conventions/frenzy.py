@@ -10,6 +10,7 @@ from frenzy.accounting.conventions.base import (
     Convention,
     Price,
     Size,
+    Terms,
     all_at,
     every_element,
     free,
@@ -21,23 +22,23 @@ from frenzy.accounting.rules import Count, Facts, product
 from frenzy.accounting.storage import Stored
 
 
-def _sixteen(stored: Sequence[Stored], allowance: bool) -> Size:
+def _sixteen(stored: Sequence[Stored], terms: Terms) -> Size:
     return all_at(stored, 16)
 
 
-def _dot(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _dot(facts: Facts, folding: Folding, terms: Terms) -> Price:
     """n adds for a dot product of n."""
     return Price(facts.macs, facts.macs, all_at(facts.stored, 16))
 
 
-def _pool(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _pool(facts: Facts, folding: Folding, terms: Terms) -> Price:
     """3 k^2 (k + pad)^2 an output: fits the three published figures and follows no sensible rule."""
     rows, columns = facts.kernel or (1, facts.window)
     each = product((3, rows, columns, rows + facts.pad[0], columns + facts.pad[1]))
     return Price(adds=Count(each.value * facts.elements.value, f"{each.text} * {facts.elements.text}"), label="fitted")
 
 
-def _sum(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _sum(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(adds=facts.elements.times(facts.window - 1) if facts.window > 1 else NONE)
 
 

@@ -7,6 +7,7 @@ from frenzy.accounting.conventions.base import (
     Convention,
     Price,
     Pricing,
+    Terms,
     all_at,
     free,
     moved,
@@ -15,15 +16,15 @@ from frenzy.accounting.folding import Folding
 from frenzy.accounting.rules import KINDS, Facts
 
 
-def _macs(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _macs(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(facts.macs, facts.macs, all_at(facts.stored, None))
 
 
-def _parameters(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _parameters(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(stored=all_at(facts.stored, None))
 
 
-def _printed_coefficients(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _printed_coefficients(facts: Facts, folding: Folding, terms: Terms) -> Price:
     """A depthwise kernel counted as if every output read every input; a dense layer's weights left out."""
     if facts.kernel is None:
         return Price(facts.macs, facts.macs)

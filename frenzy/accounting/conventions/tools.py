@@ -6,7 +6,7 @@ know nothing of channels that are zero.
 
 from collections.abc import Mapping
 
-from frenzy.accounting.conventions.base import FLOAT_BITS, HALF, Convention, Price, Pricing, all_at, free, moved
+from frenzy.accounting.conventions.base import FLOAT_BITS, HALF, Convention, Price, Pricing, Terms, all_at, free, moved
 from frenzy.accounting.folding import Folding
 from frenzy.accounting.rules import KINDS, NONE, Count, Facts
 
@@ -15,7 +15,7 @@ def _only(prices: Mapping[str, Pricing]) -> dict[str, Pricing]:
     return {**dict.fromkeys(KINDS, free), "free": moved(FLOAT_BITS), **prices}
 
 
-def _parameters_alone(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _parameters_alone(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(stored=all_at(facts.stored, FLOAT_BITS))
 
 
@@ -31,17 +31,17 @@ def _inputs(facts: Facts) -> Count:
 # torchstat, with multiplies and adds returned apart
 
 
-def _torchstat_dot(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _torchstat_dot(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(facts.macs, facts.macs.minus(facts.dots), all_at(facts.stored, FLOAT_BITS))
 
 
-def _torchstat_bias(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _torchstat_bias(facts: Facts, folding: Folding, terms: Terms) -> Price:
     """A conv's bias is an add an output; a dense layer's is not counted."""
     adds = facts.elements if folding.behind_conv else NONE
     return Price(adds=adds, stored=all_at(facts.stored, FLOAT_BITS))
 
 
-def _torchstat_pool(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _torchstat_pool(facts: Facts, folding: Folding, terms: Terms) -> Price:
     """n adds and a multiply a channel, not n - 1."""
     return Price(facts.elements, _inputs(facts))
 
@@ -62,25 +62,25 @@ TORCHSTAT = Convention(
 # thop of early 2020
 
 
-def _thop_dot(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _thop_dot(facts: Facts, folding: Folding, terms: Terms) -> Price:
     """A conv's multiply-accumulates; a dense layer's multiplies and adds."""
     adds = facts.macs.minus(facts.dots) if _is_dense(facts) else NONE
     return Price(facts.macs, adds, all_at(facts.stored, FLOAT_BITS))
 
 
-def _one_an_output(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _one_an_output(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(adds=facts.elements, stored=all_at(facts.stored, FLOAT_BITS))
 
 
 def _batch_norm(each: int) -> Pricing:
-    def price(facts: Facts, folding: Folding, allowance: bool) -> Price:
+    def price(facts: Facts, folding: Folding, terms: Terms) -> Price:
         half = facts.elements.times(each // 2)
         return Price(half, half, all_at(facts.stored, FLOAT_BITS))
 
     return price
 
 
-def _thop_pool(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _thop_pool(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(facts.elements, _inputs(facts))
 
 
@@ -96,15 +96,15 @@ THOP = Convention(
 # What today's tools say of the same network
 
 
-def _macs_only(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _macs_only(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(facts.macs, stored=all_at(facts.stored, FLOAT_BITS))
 
 
-def _pool_inputs(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _pool_inputs(facts: Facts, folding: Folding, terms: Terms) -> Price:
     return Price(adds=_inputs(facts))
 
 
-def _as_many_as_parameters(facts: Facts, folding: Folding, allowance: bool) -> Price:
+def _as_many_as_parameters(facts: Facts, folding: Folding, terms: Terms) -> Price:
     """torchinfo's rule for what it has no rule for."""
     parameters = sum(s.elements for s in facts.stored)
     return Price(adds=Count(parameters, str(parameters)), stored=all_at(facts.stored, FLOAT_BITS))

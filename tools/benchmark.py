@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Measures what the project costs to run: python tools/benchmark.py SUBCOMMAND [--repeats 5] [--output FILE.json].
+
+  account    reading and accounting a SavedModel, over networks of more and more nodes: seconds a thousand nodes
+  train      a training step of ours beside Model.fit and PyTorch (where it is installed), and what augmentation takes of it
+All that is compared takes turns in one run; the table gives medians and between what the samples lie, the file every sample,
+the machine, the date, the command and the versions. Every subcommand has flags of its own: account --help.
+Exit codes: 0 done, 2 bad input, 130 interrupted.
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from frenzy.render.files import write
+from tools import cli
+from tools.benchmarks import measure
+
+SUBCOMMANDS = ("account", "train")
+FLAGS = flags.FLAGS
+
+
+def main(subcommand: str) -> None:
+    """Measures, prints the table, and writes the record where --output says."""
+    text, record = importlib.import_module(f"tools.benchmarks.{subcommand}").run(measure.Plan(FLAGS.repeats, FLAGS.warmup))
+    cli.output(text, None)
+    if FLAGS.output:
+        write(FLAGS.output, json.dumps(record, indent=1) + "\n")
+
+
+def chosen(arguments: list[str]) -> str | None:
+    """The subcommand, which stands first; None where only help is wanted. Ends the program where there is none."""
+    if arguments and arguments[0] in SUBCOMMANDS:
+        return arguments[0]
+    if not any(argument.startswith(("--help", "-h")) for argument in arguments):
+        came = f"no subcommand {arguments[0]!r}" if arguments else "a subcommand is missing"
+        cli.fail(f"{came}; first comes one of: {', '.join(SUBCOMMANDS)}")
+    return None
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("repeats", 5, "rounds that count", lower_bound=1)
+    flags.DEFINE_integer("warmup", 1, "rounds before them that do not", lower_bound=0)
+    flags.DEFINE_string("output", None, "JSON file to write besides the table")
+    if name := chosen(sys.argv[1:]):
+        module = importlib.import_module(f"tools.benchmarks.{name}")
+        module.define_flags()
+        flags.adopt_module_key_flags(module)
+    cli.run(main, positional=1)
