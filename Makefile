@@ -1,12 +1,13 @@
 # make run    sets up .venv, then counts, draws and checks SavedModel/, and scores it where FRENZY_DATA names the data
 # make test   the tests, without the slow ones      make test-slow   those      make lint   ruff and mypy
+# make results scores every committed SavedModel again (FRENZY_DATA names the data) and renews the table of RESULTS.md
 # make docker builds the image `frenzy`
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PY := $(VENV)/bin/python
 RUNS := runs
 
-.PHONY: venv run test test-slow lint format docker clean
+.PHONY: venv run test test-slow lint format results docker clean
 
 venv: $(VENV)/.ready
 
@@ -42,6 +43,9 @@ lint: $(VENV)/.ready-dev
 format: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+results: $(VENV)/.ready
+	$(PY) tools/results.py --write RESULTS.md
 
 docker:
 	docker build -t frenzy .

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -74,7 +75,7 @@ class _Network(tf.Module):
     """Stored weights and the traced graph that reads them."""
 
     def __init__(self, model: keras.Model, dtype: str | None):
-        super().__init__(name=model.name)
+        super().__init__(name=re.sub(r"\W", "_", model.name))  # TensorFlow takes identifiers alone
         concrete = _trace(model)
         self.definition, self.reads = _without_reads(concrete, {id(v.handle): v for v in model.variables})
         self.input_name = concrete.inputs[0].name
@@ -160,6 +161,34 @@ def variables_sha256(folder: pathlib.Path) -> str:
     for path in sorted((folder / "variables").iterdir()):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def stored_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The weights of an exported network as float32 arrays by name, "stem/kernel". Raises ExportError where there are none."""
+    try:
+        reader = tf.train.load_checkpoint(str(pathlib.Path(folder, "variables", "variables")))
+    except (tf.errors.OpError, ValueError) as e:
+        raise ExportError(f"{folder} holds no weights that can be read ({' '.join(str(e).split())[:200]})") from None
+    prefix, suffix = "weights/", "/.ATTRIBUTES/VARIABLE_VALUE"
+    keys = [key for key in reader.get_variable_to_shape_map() if key.startswith(prefix) and key.endswith(suffix)]
+    if not keys:
+        raise ExportError(
+            f"{folder} was not written by this exporter: it names no weights; export the network with tools/export.py"
+        )
+    named = {key.removeprefix(prefix).removesuffix(suffix).replace(".S", "/"): reader.get_tensor(key) for key in sorted(keys)}
+    return {name: value.astype(np.float32) for name, value in named.items()}
+
+
+def read_card(folder: str | os.PathLike) -> dict:
+    """The model card of an exported network. Raises ExportError where it is missing or no JSON object."""
+    path = pathlib.Path(folder, CARD)
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise ExportError(f"{path} cannot be read ({e}); export the network with tools/export.py") from None
+    if not isinstance(card, dict):
+        raise ExportError(f"{path} holds no JSON object; export the network again with tools/export.py")
+    return card
 
 
 def _counts(folder: pathlib.Path, task: str) -> dict:

@@ -5,6 +5,7 @@ Rounds the weights to what is stored, scores exactly these on the whole test set
 result into the model card. Exit codes: 0 done, 2 bad input, 130 interrupted.
 """
 
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -15,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from absl import flags
 
 from frenzy.training.recipe import Recipe, RecipeError
-from tools import cli
+from tools import cli, session
 
 FLAGS = flags.FLAGS
 
@@ -37,28 +38,31 @@ def main() -> None:
     record, recipe = read_run(folder)
     with cli.hushed():
         import tensorflow as tf
+        import tf_keras as keras
 
-    from frenzy import export, models
-    from frenzy.data import cifar
-    from frenzy.training import fit
+    from frenzy import export
+    from frenzy.training import evaluate, run
 
-    with cli.user_errors(cifar.DataError, fit.TrainingError, export.ExportError):
-        layout = cifar.LAYOUTS[recipe.dataset]
-        test = cifar.load(recipe.dataset, "test", FLAGS.data_dir)
-        model = models.build(recipe.network, layout.classes)
-        steps = fit.restore(model, folder)
+    keras.mixed_precision.set_global_policy("float32")
+    test = session.load_split(recipe, "test")
+    with cli.user_errors(run.TrainingError, export.ExportError):
+        model, _ = session.build_network(
+            dataclasses.replace(recipe, init_from=None), len(test.class_names), test.images.shape[1:]
+        )
+        progress = run.restore(model, folder)
         if FLAGS.weight_dtype == "float16":
             export.round_weights(model, FLAGS.weight_dtype)
         print(f"scoring {len(test.images):,} test images", file=sys.stderr)
         predict = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
-        accuracy = fit.evaluate(predict, test, layout)
+        accuracy = evaluate.evaluate(predict, test)
         facts = {
             "dataset": recipe.dataset,
             "accuracy": {**accuracy, "split": "test", "date": datetime.date.today().isoformat()},
-            "training": {**record, "steps": steps},
-            "command": f"python tools/train.py --recipe {record.get('recipe_name')} && python tools/export.py --run_dir <run_dir>",
+            "training": {**record, "steps": progress.steps, "seconds": progress.seconds},
+            "command": f"{record.get('command') or 'python tools/train.py --recipe ' + str(record.get('recipe_name'))}"
+            " && python tools/export.py --run_dir <run_dir>",
         }
-        pixels = export.Preprocessing(layout.mean, layout.std)
+        pixels = export.Preprocessing(tuple(test.mean), tuple(test.std))
         dtype = FLAGS.weight_dtype if FLAGS.weight_dtype == "float16" else None
         card = export.export(model, FLAGS.output, pixels, test.class_names, dtype, facts)
     frenzy = card["counts"]["frenzy"]
@@ -69,6 +73,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("run_dir", "runs/frenzy_cifar100_short", "a folder that tools/train.py wrote")
     flags.DEFINE_string("output", "SavedModel/", "the SavedModel's folder")
-    flags.DEFINE_string("data_dir", None, "folder with the data [$FRENZY_DATA]")
+    flags.DEFINE_string("data_dir", None, "folder with the data [$FRENZY_DATA, the tf_keras cache]")
+    flags.DEFINE_bool("download", False, "fetch CIFAR where it is not found")
     flags.DEFINE_enum("weight_dtype", "float16", ["float16", "float32"], "how weights are stored")
     cli.run(main)

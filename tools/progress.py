@@ -5,6 +5,8 @@ import time
 
 import tf_keras as keras
 
+from frenzy.render import files, plots
+
 EVERY = 20
 
 
@@ -30,3 +32,14 @@ class Progress(keras.callbacks.Callback):
             print(f"\r{line}", end="\n" if step == total else "  ", file=sys.stderr, flush=True)
         elif step % EVERY == 0 or step == total:
             print(line, file=sys.stderr, flush=True)
+
+
+class Curves(keras.callbacks.Callback):
+    """A PNG of accuracy and loss, drawn anew after every epoch from a History that stands before it in the list."""
+
+    def __init__(self, history, path, title: str):
+        super().__init__()
+        self.history, self.path, self.title = history, path, title
+
+    def on_epoch_end(self, epoch, logs=None):
+        files.write(self.path, plots.learning_curves(self.history.rows, self.title))

@@ -118,4 +118,4 @@ def build(name: str, /, num_classes: int | None = None, input_shape: tuple[int, 
     )
 
 
-__all__ = ["ZOO", "Entry", "UnknownNetworkError", "build", "from_torch", "load_arrays", "save_arrays"]
+__all__ = ["ZOO", "Entry", "UnknownNetworkError", "build", "from_torch", "load_arrays", "save_arrays", "transfer"]

@@ -11,7 +11,8 @@ from frenzy.render.units import exact
 
 FIELDS = (
     "name", "op", "input_shapes", "output_shape", "kernel", "stride", "groups", "width", "parameters", "nonzero",
-    "weight_bits", "stored_as", "values", "multiply_bits", "live_in", "live_out", "multiplies", "adds", "storage_bytes", "operations", "formula", "status",
+    "weight_bits", "stored_as", "values", "multiply_bits", "live_in", "live_out", "multiplies", "adds", "storage_bytes",
+    "operations", "formula", "status",
 )  # fmt: skip
 
 

@@ -70,7 +70,10 @@ def box(cell: Cell, scale: Scale) -> str:
         background, edge = "#efe3fb", "#7a2fb5"
         lines += [(text(shapes(cell)), width), (text("no rule: not counted", bold=True, color=ALARM), "")]
     else:
-        size, count = units.size(Fraction(cell.storage_bits, 8)), units.count(sum((row.operations for row in cell.rows), Fraction(0)))
+        size, count = (
+            units.size(Fraction(cell.storage_bits, 8)),
+            units.count(sum((row.operations for row in cell.rows), Fraction(0))),
+        )
         note = "folded" if statuses == {FOLDED} else scale.percent(cell.operation_bits)
         lines += [(text(shapes(cell)), width), (text(f"MS {size}   OC {count}"), text(note))]
     rows = [cell_of("", colspan=2, width=BOX_POINTS, height=1, cellpadding=0)]

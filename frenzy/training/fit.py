@@ -1,208 +1,246 @@
-"""The training loop: deterministic, checkpointed by the step, resumable to the same weights."""
+"""The training loop: deterministic, checkpointed by the step, resumable to the same weights, on one replica or many."""
 
-import dataclasses
-import json
-import os
-import pathlib
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from frenzy.data import augment, cifar
+from frenzy.data import pipeline
+from frenzy.data.split import Split
+from frenzy.training.evaluate import logits_of
 from frenzy.training.recipe import Recipe
-from frenzy.training.schedules import one_cycle
+from frenzy.training.run import Checkpoints, Run, TrainingError
+from frenzy.training.schedules import SCHEDULES
+from frenzy.training.step import Teacher, inner, make_inputs, make_optimizer, make_step, set_rates
 
 
-class TrainingError(Exception):
-    """A run that cannot start, go on or be trusted; the message is one line with the next step."""
+def rates_at(recipe: Recipe, step: int, steps: int) -> tuple[float, float]:
+    """Learning rate and momentum of `step` (from 0) of `steps`."""
+    schedule = SCHEDULES[recipe.schedule]
+    low = recipe.momentum if recipe.low_momentum is None else recipe.low_momentum
+    rate = schedule.rate(step, steps, recipe.epochs, recipe.peak_lr)
+    return rate, schedule.momentum(step, steps, recipe.momentum, low)
 
 
-def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Mean cross-entropy in nats of int labels (n,) and logits (n, classes); `smoothing` of the target is spread evenly."""
-    classes = logits.shape[-1]
-    targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+def with_synchronized_norms(model: keras.Model) -> keras.Model:
+    """The same network and weights with batch statistics over all replicas, as if the batch were in one place."""
+
+    def renewed(layer):
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            config |= {"synchronized": True}
+        return layer.__class__.from_config(config)
+
+    clone = keras.models.clone_model(model, clone_function=renewed)
+    clone.set_weights(model.get_weights())
+    return clone
 
 
-def is_kernel(variable: tf.Variable) -> bool:
-    """True for the weights of convs and dense layers: what weight decay acts on."""
-    return "kernel" in variable.name.rsplit("/", 1)[-1]
+class Lessons:
+    """The teacher's logits for a step's inputs, kept in memory (float32) where the recipe's cycle will ask for them again."""
+
+    def __init__(self, teacher: Teacher, recipe: Recipe, split: Split, steps_an_epoch: int):
+        shape = (recipe.cycle * steps_an_epoch, recipe.batch_size, len(split.class_names))
+        self.kept = np.full(shape, np.nan, np.float32)
+        inputs_of = make_inputs(recipe, len(split.class_names), split.mean, split.std)
+        self.ask = tf.function(lambda images, labels, seed: tf.cast(teacher(inputs_of(images, labels, seed)[0]), tf.float32))
+
+    def __call__(self, step: int, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """float32 (n, classes) for step `step` of the cycle."""
+        if step >= len(self.kept):
+            return self.ask(images, labels, seed)
+        if np.isnan(self.kept[step, 0, 0]):
+            self.kept[step] = self.ask(images, labels, seed)
+        return tf.constant(self.kept[step])
 
 
-def make_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, recipe: Recipe, layout: cifar.Layout) -> Callable:
-    """step(images uint8 (n, h, w, 3), labels int32 (n,), seed int32 (2,)) -> loss, share of correct answers; updates the model."""
-    variables = model.trainable_variables
-    decay = [recipe.weight_decay if is_kernel(v) else 0.0 for v in variables]
+class Tally:
+    """Steps done, the seconds that they took, and the sums of the epoch under way, as plain numbers: they cost a step no op.
 
-    @tf.function
-    def step(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        inputs = augment.normalise(augment.crop_and_flip(images, seed), layout.mean, layout.std)
-        with tf.GradientTape() as tape:
-            logits = tf.cast(model(inputs, training=True), tf.float32)
-            loss = smoothed_cross_entropy(labels, logits, recipe.label_smoothing)
-        gradients = tape.gradient(loss, variables)
-        gradients = [g + rate * v if rate else g for g, v, rate in zip(gradients, variables, decay, strict=True)]
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        correct = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
-        return loss, tf.reduce_mean(tf.cast(correct, tf.float32))
+    `kept` is what checkpoints hold of them, as of the last store(). The sums are float32, as those of keras.metrics.Mean.
+    """
 
-    return step
+    def __init__(self) -> None:
+        self.done, self.seconds, self.count = 0, 0.0, 0
+        self.sums = {"loss": np.float32(0), "accuracy": np.float32(0)}
+        self.means = {name: keras.metrics.Mean() for name in self.sums}
+        self.kept = {"done": tf.Variable(0, dtype=tf.int64), "seconds": tf.Variable(0.0, dtype=tf.float64), **self.means}
 
+    def add(self, seconds: float, fresh: bool, **values: float) -> None:
+        """A step's values. `fresh`: the epoch's first."""
+        self.done, self.seconds, self.count = self.done + 1, self.seconds + seconds, 1 if fresh else self.count + 1
+        self.sums = {name: np.float32(value if fresh else self.sums[name] + value) for name, value in values.items()}
 
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The permutation of `count` images that `epoch` (from 0) goes through."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
+    def averages(self) -> dict[str, float]:
+        """Of the epoch so far; 0 before its first step."""
+        return {name: float(value / np.float32(max(self.count, 1))) for name, value in self.sums.items()}
 
+    def store(self) -> None:
+        self.kept["done"].assign(self.done)
+        self.kept["seconds"].assign(self.seconds)
+        for name, mean in self.means.items():
+            mean.total.assign(self.sums[name])
+            mean.count.assign(self.count)
 
-class Run:
-    """A run's folder: `run.json` (what is needed to repeat it) and the last two checkpoints."""
-
-    def __init__(self, folder: pathlib.Path, recipe: Recipe, facts: dict, resume: bool):
-        self.folder = folder
-        self.record = {"recipe": dataclasses.asdict(recipe), **facts}
-        path = folder / "run.json"
-        if path.exists() and not resume:
-            raise TrainingError(f"{folder} holds a run already; pass --resume to go on with it, or another --run_dir")
-        if path.exists():
-            self._check_same(path)
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.record, indent=2) + "\n")
-        os.replace(temporary, path)
-
-    def _check_same(self, path: pathlib.Path) -> None:
-        try:
-            before = json.loads(path.read_text())
-        except ValueError:
-            raise TrainingError(f"{path} is no JSON; the run cannot be resumed: start another with another --run_dir") from None
-        for key in ("recipe", "data_sha256"):
-            if before.get(key) != self.record[key]:
-                raise TrainingError(
-                    f"{path}: {key} was {before.get(key)} and is {self.record[key]}; resume with what it began with"
-                )
+    def recall(self) -> None:
+        self.done, self.seconds = int(self.kept["done"]), float(self.kept["seconds"])
+        self.sums = {name: mean.total.numpy() for name, mean in self.means.items()}
+        self.count = int(self.means["loss"].count)
 
 
 class _Loop:
     """The state of a run, and its checkpoints: model, optimizer, steps done, and the means of the epoch under way."""
 
-    def __init__(self, model: keras.Model, split: cifar.Split, recipe: Recipe, run: Run):
-        self.split, self.recipe = split, recipe
-        self.optimizer = keras.optimizers.SGD(0.0, momentum=recipe.momentum, nesterov=True)
-        self.optimizer.build(model.trainable_variables)
-        self.done = tf.Variable(0, dtype=tf.int64)
-        self.means = {"loss": keras.metrics.Mean(), "accuracy": keras.metrics.Mean()}
-        self.step = make_step(model, self.optimizer, recipe, cifar.LAYOUTS[recipe.dataset])
+    def __init__(self, model: keras.Model, split: Split, recipe: Recipe, run: Run, teacher: Teacher | None, strategy):
+        self.model, self.split, self.recipe, self.strategy = model, split, recipe, strategy
         self.steps_an_epoch = len(split.images) // recipe.batch_size
         if not self.steps_an_epoch:
             raise TrainingError(f"batch_size {recipe.batch_size} is above the {len(split.images)} images; take a smaller one")
-        self.steps = self.steps_an_epoch * recipe.epochs
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=self.optimizer, done=self.done, **self.means)
-        self.manager = tf.train.CheckpointManager(checkpoint, str(run.folder / "checkpoints"), max_to_keep=2)
-        if latest := self.manager.latest_checkpoint:
-            self._restore(checkpoint, latest)
-
-    @staticmethod
-    def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
-        try:
-            checkpoint.restore(path).assert_existing_objects_matched()
-        except (tf.errors.OpError, ValueError, AssertionError) as e:
-            reason = " ".join(str(e).split())[:200]
+        self.replicas = strategy.num_replicas_in_sync if strategy else 1
+        if recipe.batch_size % (self.replicas * recipe.accumulate):
             raise TrainingError(
-                f"checkpoint {path} cannot be read ({reason}); delete it to go on from the one before"
-            ) from None
+                f"batch_size {recipe.batch_size} does not divide into {self.replicas} replicas of {recipe.accumulate} parts; "
+                "take a multiple"
+            )
+        if teacher and strategy:
+            raise TrainingError("a teacher cannot be asked on many replicas; train with --strategy none, or without a teacher")
+        self.steps = self.steps_an_epoch * recipe.epochs
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            self.optimizer = make_optimizer(recipe)
+            inner(self.optimizer).build(model.trainable_variables)
+            core = make_step(model, self.optimizer, recipe, split.mean, split.std, self.replicas)
+        self.step = tf.function(self._spread(core))
+        self.lessons = Lessons(teacher, recipe, split, self.steps_an_epoch) if teacher else None
+        self.tally = Tally()
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=self.optimizer, **self.tally.kept)
+        self.checkpoints = Checkpoints(run, checkpoint)
+        self.checkpoints.restore()
+        self.tally.recall()
+
+    @property
+    def done(self) -> int:
+        return self.tally.done
+
+    def _spread(self, core: Callable) -> Callable:
+        """The step over all replicas: means of what they return."""
+        if self.strategy is None:
+            return core
+        strategy = self.strategy
+
+        def everywhere(*batch):
+            found = strategy.run(core, args=batch)
+            return tuple(strategy.reduce(tf.distribute.ReduceOp.MEAN, each, axis=None) for each in found)
+
+        return everywhere
+
+    def batches(self, epoch: int, start: int) -> Iterator:
+        """(images, labels) from batch `start` of an epoch on, spread over the replicas."""
+        size, seed = self.recipe.batch_size, self.recipe.seed
+        epoch = epoch % self.recipe.cycle if self.recipe.cycle else epoch
+        if self.strategy is None:
+            return iter(pipeline.batches(self.split, size, seed, epoch, start))
+
+        def part(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            shards, shard = context.num_input_pipelines, context.input_pipeline_id
+            own = pipeline.batches(self.split, size, seed, epoch, start, shards=shards, shard=shard)
+            return own.rebatch(context.get_per_replica_batch_size(size))
+
+        return iter(self.strategy.distribute_datasets_from_function(part))
+
+    def one_step(self, images, labels, fresh: bool) -> dict[str, float]:
+        """One update; returns the means of the epoch so far. `fresh`: the epoch's first."""
+        now, begin = self.done, time.monotonic()
+        rate, momentum = rates_at(self.recipe, now, self.steps)
+        set_rates(self.optimizer, rate, momentum)
+        same = now % (self.recipe.cycle * self.steps_an_epoch) if self.recipe.cycle else now
+        seed = tf.constant([self.recipe.seed, same], tf.int32)
+        taught = [self.lessons(same, images, labels, seed)] if self.lessons else []
+        loss, accuracy = map(float, self.step(images, labels, seed, *taught))
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {now}; the last good checkpoint is {self.checkpoints.latest or 'none'}; "
+                "lower the peak_lr"
+            )
+        self.tally.add(time.monotonic() - begin, fresh, loss=loss, accuracy=accuracy)
+        if self.done == self.steps:
+            self.use_averages()
+        return self.logs()
+
+    def logs(self) -> dict[str, float]:
+        """The means of the epoch so far, and the rate of the step done last."""
+        rate, _ = rates_at(self.recipe, max(self.done - 1, 0), self.steps)
+        return {**self.tally.averages(), "lr": rate}
 
     def save(self) -> None:
-        try:
-            self.manager.save(checkpoint_number=int(self.done))
-        except (tf.errors.OpError, OSError) as e:
-            reason = " ".join(str(e).split())[:200]
-            kept = self.manager.latest_checkpoint or "none"
-            raise TrainingError(f"no checkpoint could be written ({reason}); the last good one is {kept}") from None
+        self.tally.store()
+        self.checkpoints.save(self.done)
 
-    def batch(self, batch: int, order: np.ndarray) -> dict[str, float]:
-        """One step; returns the means of the epoch so far."""
-        now = int(self.done)
-        if not batch:
-            for mean in self.means.values():
-                mean.reset_state()
-        chosen = order[batch * self.recipe.batch_size : (batch + 1) * self.recipe.batch_size]
-        rate = one_cycle(now, self.steps, self.recipe.peak_lr)
-        self.optimizer.learning_rate.assign(rate)
-        seed = tf.constant([self.recipe.seed, now], tf.int32)
-        loss, accuracy = self.step(self.split.images[chosen], self.split.labels[chosen], seed)
-        if not np.isfinite(float(loss)):
-            kept = self.manager.latest_checkpoint or "none"
-            raise TrainingError(
-                f"the loss is {float(loss)} at step {now}; the last good checkpoint is {kept}; lower the peak_lr"
-            )
-        self.means["loss"].update_state(loss)
-        self.means["accuracy"].update_state(accuracy)
-        self.done.assign_add(1)
-        return {**{name: float(mean.result()) for name, mean in self.means.items()}, "lr": rate}
+    def use_averages(self) -> None:
+        """The averaged weights, where the recipe keeps them, in place of the last ones."""
+        if self.recipe.ema:
+            inner(self.optimizer).finalize_variable_values(self.model.trainable_variables)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the model has the weights that it would end with."""
+        kept = [v.numpy() for v in self.model.trainable_variables] if self.recipe.ema else []
+        if self.done < self.steps:
+            self.use_averages()
+        try:
+            yield
+        finally:
+            if self.done < self.steps:
+                for variable, value in zip(self.model.trainable_variables, kept, strict=bool(kept)):
+                    variable.assign(value)
 
 
 def fit(
     model: keras.Model,
-    split: cifar.Split,
+    split: Split,
     recipe: Recipe,
     run: Run,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     save_every: int = 200,
+    teacher: Teacher | None = None,
+    held: Split | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> None:
     """Trains `model` in place, from the run's last checkpoint if there is one; saves every `save_every` steps and at the end.
 
     The same recipe, data and machine give the same weights, however often the run was cut off, if op determinism is on.
-    Callbacks are tf_keras's: epochs and batches begin and end with logs {loss, accuracy, lr}. Raises TrainingError on a
-    loss that is not finite, and where a checkpoint can be neither read nor written.
+    Callbacks are tf_keras's: epochs and batches begin and end with logs {loss, accuracy, lr}; epochs end with images_per_second
+    and, where `held` images are given, val_loss (cross-entropy in nats) and val_accuracy of these. `model` is built within
+    `strategy`'s scope. Raises TrainingError on a loss that is not finite, and where a checkpoint can be neither read nor written.
     """
-    loop = _Loop(model, split, recipe, run)
+    loop = _Loop(model, split, recipe, run, teacher, strategy)
     per_epoch = loop.steps_an_epoch
     listeners = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=recipe.epochs, steps=per_epoch, verbose=0)
+    predict = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
     listeners.on_train_begin()
-    for epoch in range(int(loop.done) // per_epoch, recipe.epochs):
-        order = epoch_order(recipe.seed, epoch, len(split.images))
+    for epoch in range(max(loop.done - 1, 0) // per_epoch, recipe.epochs):  # an epoch that was cut off at its end is told again
+        first = loop.done - epoch * per_epoch
         listeners.on_epoch_begin(epoch)
-        logs: dict[str, float] = {}
-        for batch in range(int(loop.done) - epoch * per_epoch, per_epoch):
+        logs = loop.logs()
+        begin = time.monotonic()
+        for batch, (images, labels) in zip(range(first, per_epoch), loop.batches(epoch, first), strict=False):
             listeners.on_train_batch_begin(batch)
-            logs = loop.batch(batch, order)
-            if int(loop.done) % save_every == 0 or int(loop.done) == loop.steps:
+            logs = loop.one_step(images, labels, fresh=not batch)
+            if loop.done % save_every == 0 or loop.done == loop.steps:
                 loop.save()
             listeners.on_train_batch_end(batch, logs)
-        listeners.on_epoch_end(epoch, logs)
+        if first < per_epoch:
+            logs["images_per_second"] = (per_epoch - first) * recipe.batch_size / (time.monotonic() - begin)
+        with loop.averaged():
+            listeners.on_epoch_end(epoch, {**logs, **_validation(predict, held)})
     listeners.on_train_end()
 
 
-def restore(model: keras.Model, folder: pathlib.Path) -> int:
-    """Gives a model the weights of a run's last checkpoint; returns the steps done. Raises TrainingError if there is none."""
-    path = tf.train.latest_checkpoint(str(folder / "checkpoints"))
-    if path is None:
-        raise TrainingError(f"{folder} holds no checkpoint; train on with tools/train.py --resume")
-    done = tf.Variable(0, dtype=tf.int64)
-    try:
-        tf.train.Checkpoint(model=model, done=done).restore(path).assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, ValueError, AssertionError) as e:
-        raise TrainingError(
-            f"checkpoint {path} is not of this network or is damaged ({' '.join(str(e).split())[:200]})"
-        ) from None
-    return int(done)
-
-
-def top_k_hits(logits: np.ndarray, labels: np.ndarray, k: int) -> int:
-    """How many of the labels (n,) are among the k largest logits (n, classes) of their row."""
-    best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
-    return int((best == labels[:, None]).any(-1).sum())
-
-
-def evaluate(predict: Callable, split: cifar.Split, layout: cifar.Layout, batch_size: int = 250) -> dict:
-    """{'top1', 'top5' fractions of 1, 'n'} of predict(float32 (b, 32, 32, 3)) -> logits (b, classes), over every image of the split."""
-    hits = np.zeros(2, int)
-    for start in range(0, len(split.images), batch_size):
-        part = slice(start, start + batch_size)
-        logits = np.asarray(predict(augment.normalise(split.images[part], layout.mean, layout.std)))
-        hits += [top_k_hits(logits, split.labels[part], k) for k in (1, 5)]
-    count = len(split.images)
-    return {"top1": hits[0].item() / count, "top5": hits[1].item() / count, "n": count}
+def _validation(predict: Callable, held: Split | None) -> dict[str, float]:
+    if held is None:
+        return {}
+    logits = logits_of(predict, held)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(held.labels, logits)
+    return {"val_loss": float(tf.reduce_mean(losses)), "val_accuracy": float(np.mean(logits.argmax(-1) == held.labels))}

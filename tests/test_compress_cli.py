@@ -1,0 +1,176 @@
+"""tools/compress.py: bad input in one line, how it tunes, and a network from folder to folder."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+from frenzy import export, models
+from frenzy.compress import METHODS
+from frenzy.training.recipe import Recipe
+from tools import cli, compress, session
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TRAINED = Recipe(network="frenzy_small", dataset="synthetic10", epochs=16, batch_size=500, peak_lr=0.1, mixup=0.2)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """frenzy_small with fresh weights, exported as if TRAINED had made it."""
+    keras.utils.set_random_seed(0)
+    model = models.build("frenzy_small", 10)
+    export.round_weights(model, "float16")
+    folder = tmp_path_factory.mktemp("zoo") / "small"
+    facts = {"dataset": "synthetic10", "training": {"recipe": dataclasses.asdict(TRAINED)}}
+    pixels = export.Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    export.export(model, folder, pixels, [f"class {i}" for i in range(10)], facts=facts)
+    return folder
+
+
+def start(*arguments, cwd):
+    command = [sys.executable, str(ROOT / "tools" / "compress.py"), *arguments]
+    env = {**os.environ, "FRENZY_DATA": "nowhere"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--load_folder=x"], "Flag --method must have a value other than None"),
+        (["--method=magic", "--load_folder=x"], "--method=magic: value should be one of <ttq|one_negative_one|hysteresis|"),
+        (["--method=ttq", "--load_folder=nowhere"], "nowhere is no SavedModel: it holds no saved_model.pb"),
+    ],
+    ids=["no method", "unknown method", "no network"],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, expected):
+    done = start(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def flags(monkeypatch):
+    """flags(name=value, ...): what compress.py sees, all else not given."""
+
+    class Flags(dict):
+        __getattr__ = dict.__getitem__
+
+    def given(method="ttq", **values):
+        names = [session.FLAG_NAMES.get(field.name, field.name) for field in dataclasses.fields(Recipe)]
+        names += [*compress.OPTIONS, "tensors", "map_bits"]
+        found = Flags({name: types.SimpleNamespace(value=values.get(name), present=int(name in values)) for name in names})
+        found["recipe"] = types.SimpleNamespace(value="synthetic10", present=int("recipe" in values))
+        found.load_folder, found.method = "folder", method
+        proxy = types.SimpleNamespace(load_folder="folder", method=method, recipe="synthetic10", tensors=None, map_bits=None)
+        for name, value in values.items():
+            setattr(proxy, name, value)
+
+        class Both:
+            def __getattr__(self, name):
+                return getattr(proxy, name)
+
+            def __getitem__(self, name):
+                return found[name]
+
+        monkeypatch.setattr(compress, "FLAGS", Both())
+        monkeypatch.setattr(session, "FLAGS", Both())
+
+    return given
+
+
+CARD = {"training": {"recipe": {**dataclasses.asdict(TRAINED), "no_field_of_today": 1}}}
+
+
+def test_it_tunes_as_it_was_trained_but_shorter(flags):
+    flags()
+    recipe = compress.fine_tuning(CARD)
+    assert recipe == dataclasses.replace(TRAINED, epochs=16 // 8, peak_lr=0.1 / 10, init_from="folder")
+
+
+def test_flags_go_before_the_card(flags):
+    flags(epochs=3, peak_lr=0.5)
+    recipe = compress.fine_tuning(CARD)
+    assert (recipe.epochs, recipe.peak_lr, recipe.mixup) == (3, 0.5, 0.2)
+
+
+def test_a_recipe_goes_before_the_card(flags):
+    flags(recipe="synthetic10", epochs=2)
+    recipe = compress.fine_tuning({"training": {"recipe": {"network": "resnet_20", "dataset": "cifar10", "epochs": 1}}})
+    assert (recipe.network, recipe.dataset, recipe.epochs, recipe.hold_out) == ("resnet_20", "cifar10", 2, 1000)
+    assert (recipe.init_from, recipe.precision) == ("folder", "float32")
+
+
+@pytest.mark.parametrize("card", [{}, {"training": {}}, {"training": {"recipe": {"network": "x"}}}, {"training": None}])
+def test_a_card_without_a_recipe(flags, card):
+    flags()
+    with pytest.raises(cli.UsageError, match=r"the card of folder names no recipe .*; export the network by tools/export\.py"):
+        compress.fine_tuning(card)
+
+
+def test_the_methods_are_those_of_the_package():
+    assert tuple(METHODS) == compress.METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_option_of_a_method_is_a_flag(method):
+    assert set(METHODS[method].options) - {"steps"} <= set(compress.OPTIONS)
+
+
+def test_options_reach_the_method(flags):
+    flags("cluster", clusters=4, tensors="block9.*kernel$")
+    wrapped, tensors = compress.wrapped_network(models.build("frenzy_small", 10), steps=10)
+    assert [tensor.name for tensor in tensors] == ["block9_prune/kernel", "block9_conv1/kernel", "block9_conv2/kernel"]
+    assert wrapped.get_layer("cluster_block9_conv1").number_of_clusters == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ttq", "int8", "prune_in_rounds"])
+def test_from_folder_to_folder(exported, tmp_path, method):
+    """Two epochs of 20 steps: what is exported is small where it is said to be, scores as reported, and --resume adds nothing."""
+    arguments = [f"--method={method}", f"--load_folder={exported}", "--run_dir=run", "--output=out", "--epochs=1"]
+    arguments += ["--sparsity=0.2"] if method == "prune_in_rounds" else []
+    done = start(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "top-1    before not known, after " in done.stdout
+    assert (tmp_path / "run" / "report.txt").read_text() in done.stdout
+    card = json.loads((tmp_path / "out" / export.CARD).read_text())
+    assert card["training"]["method"] == method
+    weights = export.stored_weights(tmp_path / "out")
+    kernel = weights["block9_conv1/kernel"]
+    if method == "ttq":
+        assert len(np.unique(kernel)) == 3
+    if method == "prune_in_rounds":
+        blocks = [w for name, w in weights.items() if name.startswith("block") and w.size > 1000 and name.endswith("kernel")]
+        assert sum((w == 0).sum() for w in blocks) == round(0.2 * sum(w.size for w in blocks))
+    if method == "int8":
+        assert len(np.unique(kernel)) <= 255
+        text = (tmp_path / "out" / "saved_model.pb").read_bytes()
+        assert b"FakeQuantWithMinMaxVars" in text
+    before = (tmp_path / "out" / "variables" / "variables.data-00000-of-00001").read_bytes()
+    again = start(*arguments, "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out" / "variables" / "variables.data-00000-of-00001").read_bytes() == before
+    refused = start(*arguments, cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "holds a run already; pass --resume to go on with it, or another --run_dir" in refused.stderr
+
+
+def test_other_weights_than_the_network_has(exported, tmp_path):
+    """A card that names a network which the weights do not fit."""
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    card = json.loads((copy / export.CARD).read_text())
+    card["training"]["recipe"]["network"] = "resnet_20"
+    (copy / export.CARD).write_text(json.dumps(card))
+    done = start("--method=ttq", f"--load_folder={copy}", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "the arrays are of another network than resnet_20" in done.stderr

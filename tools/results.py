@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Scores every committed SavedModel again and holds it against its card: python tools/results.py [--write RESULTS.md].
+
+Looks at SavedModel/ and at every folder of zoo/. Fails where an accuracy is off its card's by more than 0.05 points. --write
+puts the table of all cards between the marks of a Markdown file. Exit codes: 0 all hold, 1 one does not, 2 bad input.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from frenzy.render import files
+from tools import cli
+
+FLAGS = flags.FLAGS
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- networks: written by tools/results.py -->", "<!-- end of networks -->"
+TOLERANCE = 0.05  # percentage points
+HEAD = ("network", "data", "top-1", "top-5", "parameters", "epochs", "trained on", "minutes", "date", "folder")
+
+
+def folders(root: pathlib.Path) -> list[pathlib.Path]:
+    """SavedModel/, then those of zoo/ by name."""
+    found = [root / "SavedModel", *sorted((root / "zoo").glob("*"))]
+    return [folder for folder in found if (folder / "saved_model.pb").is_file()]
+
+
+def row(card: dict, folder: str) -> tuple[str, ...]:
+    """A line of the table, from a card alone."""
+    training, accuracy = card["training"], card["accuracy"]
+    recipe, seconds = training["recipe"], training.get("seconds")
+    return (
+        recipe["network"],
+        card["dataset"],
+        f"{accuracy['top1']:.2%}",
+        f"{accuracy['top5']:.2%}",
+        f"{card['counts']['frenzy']['parameters']:,}",
+        str(recipe["epochs"]),
+        training["device"],
+        f"{seconds / 60:.0f}" if seconds else "not measured",
+        accuracy["date"],
+        f"`{folder}/`",
+    )
+
+
+def markdown(cards: dict[str, dict]) -> str:
+    """The table, and below it the command and the versions of each row."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines += ["| " + " | ".join(row(card, folder)) + " |" for folder, card in cards.items()]
+    lines.append("")
+    for folder, card in cards.items():
+        versions = ", ".join(f"{name} {version}" for name, version in card["training"]["versions"].items())
+        accuracy = card["accuracy"]
+        lines.append(
+            f"- `{folder}/`: n = {accuracy['n']:,} test images, 1 run, seed {card['training']['recipe']['seed']}, {versions}:\n"
+            f"  `{card['command']}`"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def replaced(text: str, table: str) -> str:
+    """A Markdown text with what stands between the marks replaced."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise cli.UsageError(f"{FLAGS.write} needs one line '{BEGIN}' and, behind it, one '{END}'")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END)[1]}"
+
+
+def off(folder: pathlib.Path, card: dict) -> float:
+    """Percentage points by which the accuracy measured now differs from the card's."""
+    import tensorflow as tf
+
+    from frenzy import data
+    from frenzy.training import evaluate
+
+    split = data.load(card["dataset"], card["accuracy"]["split"], FLAGS.data_dir)
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    pixels = card["preprocessing"]
+    logits = evaluate.logits_of(lambda images: serve(images=images)["logits"], split, pixels["mean"], pixels["std"])
+    return 100 * abs(evaluate.accuracies(logits, split.labels)["top1"] - card["accuracy"]["top1"])
+
+
+def main() -> int:
+    with cli.hushed():
+        import tensorflow as tf
+
+        from frenzy import data, export
+    cards, failed = {}, 0
+    with cli.user_errors(export.ExportError, data.DataError, KeyError, OSError, ValueError, tf.errors.OpError):
+        for folder in folders(ROOT):
+            name = str(folder.relative_to(ROOT))
+            cards[name] = card = export.read_card(folder)
+            if FLAGS.score:
+                with cli.hushed():
+                    difference = off(folder, card)
+                holds = difference <= TOLERANCE
+                failed += not holds
+                print(
+                    f"{'ok' if holds else 'WRONG':<6} {name:<40} {card['accuracy']['top1']:.2%} in the card, off by {difference:.2f}"
+                )
+    if FLAGS.write:
+        path = pathlib.Path(FLAGS.write)
+        with cli.user_errors(OSError):
+            files.write(path, replaced(path.read_text(), markdown(cards)))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data_dir", None, "folder with the data [$FRENZY_DATA, the tf_keras cache]")
+    flags.DEFINE_string("write", None, "Markdown file whose table is renewed")
+    flags.DEFINE_bool("score", True, "score the networks on their test images")
+    cli.run(main)
