@@ -34,14 +34,11 @@ def test_taps_are_those_of_the_definition():
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 3), (2, 4)])
-@pytest.mark.parametrize("sides", [(5, 6), (8, 4), (7, 7)])
+@pytest.mark.parametrize("sides", [(5, 6), (8, 5), (7, 7)])
 def test_gradients_are_tensorflows(sides, kernel, stride, padding):
     x, weights = normal(3, *sides, 4), normal(*kernel, 4, 1)
     strides = (1, stride, stride, 1)
     shape = tf.nn.depthwise_conv2d(x, weights, strides, padding.upper()).shape
-    if not shape.num_elements():
-        assert padding == "valid"
-        return
     upstream = normal(*shape)
     ours = gradients(lambda x, k: depthwise.depthwise_conv(x, k, stride, padding), x, weights, upstream)
     theirs = gradients(lambda x, k: tf.nn.depthwise_conv2d(x, k, strides, padding.upper()), x, weights, upstream)

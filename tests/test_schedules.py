@@ -41,6 +41,12 @@ def test_constant():
     assert {rate("constant", step, 10) for step in range(10)} == {0.1}
 
 
+def test_half_a_cosine():
+    assert [rate("cosine", step, 1000) for step in (0, 500)] == pytest.approx([0.1, 0.05])
+    assert rate("cosine", 750, 1000) == pytest.approx(0.05 * (1 - math.sqrt(0.5)))
+    assert rate("cosine", 1000, 1000) == pytest.approx(0, abs=1e-15)
+
+
 def test_warm_restarts_end_where_the_paper_says():
     """Lengths 2, 4, 8 …, so that cycles end after 2, 6, 14, 30, 62, 126 and 254 epochs, each from 0.1 to 0.0001."""
     per_epoch = 400

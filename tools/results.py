@@ -12,6 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
+from frenzy.accounting import account, read
 from frenzy.render import files
 from tools import cli
 
@@ -29,7 +30,8 @@ def folders(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def row(card: dict, folder: str) -> tuple[str, ...]:
-    """A line of the table, from a card alone."""
+    """A line of the table: the card's, and the parameters as the graph on disk has them (two a BN channel)."""
+    parameters = account(read(ROOT / folder), "macs").totals.parameters
     training, accuracy = card["training"], card["accuracy"]
     recipe, seconds = training["recipe"], training.get("seconds")
     return (
@@ -37,7 +39,7 @@ def row(card: dict, folder: str) -> tuple[str, ...]:
         card["dataset"],
         f"{accuracy['top1']:.2%}",
         f"{accuracy['top5']:.2%}",
-        f"{card['counts']['frenzy']['parameters']:,}",
+        f"{parameters:,}",
         str(recipe["epochs"]),
         training["device"],
         f"{seconds / 60:.0f}" if seconds else "not measured",
