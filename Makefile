@@ -33,7 +33,7 @@ test: $(VENV)/.ready-dev
 	$(PY) -m pytest -m "not slow"
 
 test-slow: $(VENV)/.ready-dev
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m slow --durations=20
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .

@@ -26,7 +26,10 @@ def rates_at(recipe: Recipe, step: int, steps: int) -> tuple[float, float]:
 
 
 def with_synchronized_norms(model: keras.Model) -> keras.Model:
-    """The same network and weights with batch statistics over all replicas, as if the batch were in one place."""
+    """The same network and weights with batch statistics over all replicas, as if the batch were in one place.
+
+    Moving variances are those of n values, (n - 1) / n of what tf_keras's fused kernel keeps.
+    """
 
     def renewed(layer):
         config = layer.get_config()
@@ -88,7 +91,7 @@ class Tally:
     def recall(self) -> None:
         self.done, self.seconds = int(self.kept["done"]), float(self.kept["seconds"])
         self.sums = {name: mean.total.numpy() for name, mean in self.means.items()}
-        self.count = int(self.means["loss"].count)
+        self.count = int(self.means["loss"].count.numpy())  # int() takes no variable of mixed precision
 
 
 class _Loop:

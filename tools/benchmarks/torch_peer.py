@@ -46,7 +46,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def _is_taken(zeros: keras.layers.Layer) -> bool:
     """Whether these zeros are nothing but a convolution's padding."""
     readers = [node.layer for node in zeros.outbound_nodes]
-    return len(readers) == 1 and type(readers[0]) in CONVOLUTIONS and readers[0].padding == "valid"
+    return len(readers) == 1 and isinstance(readers[0], CONVOLUTIONS) and readers[0].padding == "valid"
 
 
 def _padding(layer: keras.layers.Layer) -> list[tuple[int, int]]:
@@ -260,7 +260,7 @@ def _named_activation(layer, arrays: Arrays, alone: bool) -> nn.Module:
 def _lines(layer, arrays: Arrays, alone: bool) -> nn.Module:
     if len(layer.output_shape) != 2:
         raise PeerError(f"'{layer.name}' makes {layer.output_shape}; only lines, (n, features), are known here")
-    return Lines()
+    return Lines() if len(layer.input_shape) == 4 else nn.Identity()
 
 
 def _zeros(layer, arrays: Arrays, alone: bool) -> nn.Module:
@@ -296,7 +296,7 @@ RULES: dict[type, Rule] = {
 
 
 def _module(layer: keras.layers.Layer, arrays: Arrays, alone: bool) -> nn.Module:
-    rule = RULES.get(type(layer))
+    rule = next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)
     if rule is None:
         known = ", ".join(sorted({kind.__name__ for kind in RULES}))
         raise PeerError(f"'{layer.name}' is a {type(layer).__name__}, which has no rule here; known: {known}")

@@ -6,11 +6,12 @@ installed, its row is left out.
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -63,11 +64,6 @@ def define_flags() -> None:
     flags.DEFINE_integer("threads", None, "cores to use [all]", lower_bound=1)
 
 
-def _sample(worker: workers.Worker, steps: int):
-    """What the measuring loop calls: so many steps of one worker."""
-    return lambda _: worker.run(steps)
-
-
 def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -92,12 +88,21 @@ def kinds() -> list[Kind]:
     return [kind for kind in KINDS if kind is not TORCH or importlib.util.find_spec("torch")]
 
 
-def steps_a_sample(worker: workers.Worker, seconds: float) -> int:
-    """How many steps last so long, from the second and third step on; at least 1."""
+def steps_a_sample(worker: workers.Worker, seconds: float, clock: Callable[[], float] = time.perf_counter) -> int:
+    """How many steps last so long, as the third step goes; at least 1."""
     worker.run(2)
-    begin = time.perf_counter()
+    begin = clock()
     worker.run(1)
-    return max(1, round(seconds / (time.perf_counter() - begin)))
+    return max(1, round(seconds / (clock() - begin)))
+
+
+def subject(kind: Kind, worker: workers.Worker, steps: int, facts: Mapping[str, Any]) -> measure.Subject:
+    """A sample of it is so many steps."""
+
+    def sample(_: object) -> None:
+        worker.run(steps)
+
+    return measure.Subject(kind.text, sample, facts={**facts, "steps": steps, "augmented": kind.augmented})
 
 
 def timings_of(case: Case, plan: measure.Plan, threads: int, seconds: float) -> list[measure.Timing]:
@@ -111,12 +116,8 @@ def timings_of(case: Case, plan: measure.Plan, threads: int, seconds: float) -> 
             started.append((kind, worker))
         steps = steps_a_sample(started[0][1], seconds)
         facts = {"recipe": case.name, "network": case.recipe.network, "precision": case.recipe.precision}
-        facts |= {"batch_size": case.recipe.batch_size, "steps": steps}
-        subjects = [
-            measure.Subject(kind.text, _sample(worker, steps), facts={**facts, "augmented": kind.augmented})
-            for kind, worker in started
-        ]
-        return measure.measure(subjects, plan)
+        facts["batch_size"] = case.recipe.batch_size
+        return measure.measure([subject(kind, worker, steps, facts) for kind, worker in started], plan)
 
 
 def ratios(timings: Sequence[measure.Timing]) -> dict[str, measure.Spread]:
