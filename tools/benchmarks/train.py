@@ -89,8 +89,8 @@ def kinds() -> list[Kind]:
 
 
 def steps_a_sample(worker: workers.Worker, seconds: float, clock: Callable[[], float] = time.perf_counter) -> int:
-    """How many steps last so long, as the third step goes; at least 1."""
-    worker.run(2)
+    """How many steps last so long, as the second step from here goes; at least 1."""
+    worker.run(1)
     begin = clock()
     worker.run(1)
     return max(1, round(seconds / (clock() - begin)))
@@ -113,6 +113,7 @@ def timings_of(case: Case, plan: measure.Plan, threads: int, seconds: float) -> 
             recipe = trainers.endless(case.recipe, kind.augmented)
             worker = workers.Worker(kind.text, kind.main, recipe, threads, threads=threads)
             stack.callback(worker.close)
+            worker.run(1)  # graphs are built in the first step
             started.append((kind, worker))
         steps = steps_a_sample(started[0][1], seconds)
         facts = {"recipe": case.name, "network": case.recipe.network, "precision": case.recipe.precision}
