@@ -1,13 +1,16 @@
 """What the numbers of a tensor are like: how many are zero, how many differ, whether they lie on a grid. Arrays in, ints out."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 MOST = 256  # distinct values that are told one by one
 GRID_BITS = 8  # that many values say nothing of a finer grid
 SAMPLE, CHUNK = 4096, 1 << 20
+FLOATS = {16: np.float16, 32: np.float32}  # bits -> the type in which the values of an even grid are computed
+FARTHEST = 1 << 16  # steps from zero to the farthest value of an even grid
 
 Values = tuple[tuple[float, int], ...]  # (value, how often it occurs), ascending
 
@@ -106,3 +109,67 @@ def grid_bits(values: Values) -> int | None:
     multiples = [0, *(round(value / step) for value, _ in values)]
     bits = (max(multiples) - min(multiples)).bit_length()
     return bits if bits <= GRID_BITS else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Values step (code - zero) of codes 0 to 2^bits - 1, each product rounded once to the values' type.
+
+    Centred codes have their zero in the middle, two's complement: the zero point need not be stored.
+    """
+
+    step: float
+    zero: float
+    bits: int
+
+    @property
+    def centred(self) -> bool:
+        return self.zero == 2 ** (self.bits - 1)
+
+    def codes(self, values: np.ndarray) -> np.ndarray:
+        return np.rint(values.astype(np.float64) / self.step + self.zero).astype(np.int64)
+
+    def values(self, codes: np.ndarray, number_bits: int) -> np.ndarray:
+        """In float64 the product is exact, so it is rounded once, as a product in the type itself is."""
+        with np.errstate(over="ignore"):
+            return (np.float64(self.step) * (codes - self.zero)).astype(FLOATS[number_bits])
+
+
+@functools.lru_cache(maxsize=1024)
+def even_grid(values: Values, number_bits: int) -> Grid | None:
+    """The grid of 8 bits at most that gives all of the values to the last bit, in floats of so many bits; None if none is found.
+
+    Unlike grid_bits it allows for no rounding, and zero need not be on the grid. Signs of two sizes are scales, no grid.
+    """
+    if number_bits not in FLOATS or len(values) < 2 or is_signed(values):
+        return None
+    found = np.array([value for value, _ in values])
+    grids = (_grid(found, step, number_bits) for step in _steps(found, number_bits))
+    return next((grid for grid in grids if grid is not None), None)
+
+
+def _steps(found: np.ndarray, number_bits: int) -> Iterator[float]:
+    """What the step may be: the smallest size, where that is one step; else what the largest gives, and its neighbours."""
+    sizes = np.unique(np.abs(found[found != 0]))
+    yield float(sizes[0])
+    dtype = FLOATS[number_bits]
+    step = _common_step(sizes.tolist())
+    near = dtype(sizes[-1] / max(1, round(sizes[-1] / step)))
+    yield from (float(each) for each in (near, np.nextafter(near, dtype(0)), np.nextafter(near, dtype(np.inf))))
+
+
+def _grid(found: np.ndarray, step: float, number_bits: int) -> Grid | None:
+    """The grid of a step, or of a multiple of it where only every so manieth point is taken."""
+    if not 0 < step < np.inf or np.abs(found).max() > FARTHEST * step:
+        return None
+    multiples = np.rint(found / step).astype(np.int64)
+    stride = int(np.gcd.reduce(np.diff(multiples)))
+    bits = int(np.ptp(multiples) // stride).bit_length() if stride else 0
+    if not 0 < bits <= GRID_BITS:
+        return None
+    low, high, half = multiples[0] / stride, multiples[-1] / stride, 2 ** (bits - 1)
+    centred = low == int(low) and -half <= low and high < half
+    dtype = FLOATS[number_bits]
+    with np.errstate(over="ignore"):
+        grid = Grid(float(dtype(step * stride)), float(half) if centred else float(dtype(-low)), bits)
+    return grid if np.array_equal(grid.values(grid.codes(found), number_bits), found) else None

@@ -9,6 +9,7 @@ import dataclasses
 import tf_keras as keras
 
 from frenzy.layers import activations
+from frenzy.layers.depthwise import DepthwiseConv2D
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ def conv(x, width: int, kernel: int, name: str, stride: int = 1, bias: bool = Fa
 def depthwise(x, kernel: int, name: str, stride: int = 1):
     x, padding = pad(x, kernel, stride, name)
     he_normal = keras.initializers.VarianceScaling(2.0, "fan_out")  # of (k, k, c, 1) the fan-out is k * k
-    return keras.layers.DepthwiseConv2D(
+    return DepthwiseConv2D(
         kernel, stride, padding, use_bias=False, depthwise_initializer=he_normal, name=name
     )(x)  # fmt: skip
 

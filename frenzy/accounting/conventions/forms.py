@@ -1,25 +1,33 @@
-"""The ways to write weights down, and which of them takes least: dense, codes and a codebook, a mask and what is not zero."""
+"""The ways to write weights down, and which of them takes least: dense, codes and a codebook or the step of an even grid, a
+mask and what is not zero."""
 
 import dataclasses
 from collections.abc import Sequence
 
-from frenzy.accounting.contents import Values
+import numpy as np
+
+from frenzy.accounting.contents import Values, distinct, even_grid
 from frenzy.accounting.conventions.base import NOTHING, Size, Terms
 from frenzy.accounting.rules import Facts
 from frenzy.accounting.storage import Stored, Weights
 
 HALF_BITS = 16
+DENSE, CODES, SIGNS, GRID = "dense", "codes", "signs", "grid"  # every Form.kind is one of these
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """Bits an element, bits a nonzero beside them, and constant bits. coded: what is written is a code, not the number."""
+    """Bits an element, bits a nonzero beside them, and constant bits. coded: what is written is a code, not the number.
+
+    kind: the numbers themselves, codes of a codebook, signs and a scale, or codes on an even grid.
+    """
 
     text: str
     each: int
     per_nonzero: int = 0
     constant: int = 0
     coded: bool = False
+    kind: str = DENSE
 
     @property
     def masked(self) -> bool:
@@ -39,7 +47,8 @@ def code_bits(values: int) -> int:
 
 
 def _codes(values: Values, bits: int) -> list[Form]:
-    """Codes and the distinct values; a mask and the same of the nonzeros; signs and one scale where all are of one size.
+    """Codes and the distinct values; a mask and the same of the nonzeros; signs and one scale where all are of one size; codes on
+    an even grid and its step.
 
     A tensor of a single value is no code: fresh weights look so.
     """
@@ -47,15 +56,20 @@ def _codes(values: Values, bits: int) -> list[Form]:
     if len(values) < 2:
         return []
     width, zeros = code_bits(len(values)), len(nonzero) < len(values)
-    found = [Form(f"{_many(width, 'bit')} + {_many(len(values), 'value')}", width, 0, len(values) * bits, True)]
+    found = [Form(f"{_many(width, 'bit')} + {_many(len(values), 'value')}", width, 0, len(values) * bits, True, CODES)]
     if zeros:
         inner = code_bits(len(nonzero))
         text = f"mask + {_many(inner, 'bit')} + " if inner else "mask + "
-        found.append(Form(text + _many(len(nonzero), "value"), 1, inner, len(nonzero) * bits, True))
+        found.append(Form(text + _many(len(nonzero), "value"), 1, inner, len(nonzero) * bits, True, CODES))
     if len(nonzero) == 2 and nonzero[0] == -nonzero[1]:
-        found.append(
-            Form("mask + 1 sign bit + 1 scale", 1, 1, bits, True) if zeros else Form("1 sign bit + 1 scale", 1, 0, bits, True)
-        )
+        text = "1 sign bit + 1 scale"
+        found.append(Form(f"mask + {text}", 1, 1, bits, True, SIGNS) if zeros else Form(text, 1, 0, bits, True, SIGNS))
+    if grid := even_grid(values, bits):
+        text = f"{_many(grid.bits, 'bit')} + 1 step" + ("" if grid.centred else " + 1 zero point")
+        constants = bits * (1 if grid.centred else 2)
+        found.append(Form(text, grid.bits, 0, constants, True, GRID))
+        if zeros:
+            found.append(Form(f"mask + {text}", 1, grid.bits, constants, True, GRID))
     return found
 
 
@@ -66,6 +80,12 @@ def form(stored: Stored, bits: int, values: Values | None, elements: int, nonzer
         forms.append(Form(f"mask + {_many(bits, 'bit')}", 1, bits, coded=stored.bits < HALF_BITS))
     forms += _codes(values, bits) if values else []
     return min(forms, key=lambda each: each.bits(elements, nonzero))
+
+
+def whole_form(array: np.ndarray) -> Form:
+    """The cheapest form of a tensor of which every element is stored, at the width of its type."""
+    bits, nonzero = 8 * array.dtype.itemsize, int(np.count_nonzero(array))
+    return form(Stored("", array.size, bits, nonzero), bits, distinct(array), array.size, nonzero)
 
 
 def width_of(stored: Stored, terms: Terms) -> int:
