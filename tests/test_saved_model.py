@@ -1,5 +1,6 @@
 """Reading SavedModels of every make: entries, calls, batches, captures, and files that are damaged."""
 
+import gc
 import pathlib
 import shutil
 
@@ -343,6 +344,12 @@ def test_damaged_files(tmp_path, damage):
     spoil(folder)
     with pytest.raises(AccountingError, match=message):
         read(folder)
+
+
+def test_garbage_is_collected_again_after_an_error(tmp_path):
+    with pytest.raises(AccountingError, match="no folder"):
+        read(tmp_path / "nothing")
+    assert gc.isenabled()
 
 
 def test_references_to_nothing(tmp_path):

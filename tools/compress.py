@@ -9,6 +9,7 @@ Exit codes: 0 done, 2 bad input, 130 interrupted.
 """
 
 import dataclasses
+import datetime
 import pathlib
 import sys
 
@@ -87,7 +88,10 @@ def wrapped_network(model, steps: int):
 
 
 def tuner(recipe: Recipe, folder: pathlib.Path, split, held):
-    """finetune(model, sparsity or None): trains it in place, in a folder of its own for every sparsity."""
+    """finetune(model, sparsity or None) -> run.json's facts, and steps and seconds of all its calls: trains the model in place.
+
+    Every sparsity has a folder of its own.
+    """
     from frenzy.compress import FreezeRanges
     from frenzy.training import fit, run
     from frenzy.training.callbacks import History
@@ -95,6 +99,7 @@ def tuner(recipe: Recipe, folder: pathlib.Path, split, held):
 
     teacher = session.load_teacher(recipe, split)
     command = " ".join(["python", *sys.argv])
+    spent = {"steps": 0, "seconds": 0.0}
 
     def finetune(model, sparsity=None):
         own = folder if sparsity is None else folder / f"zeros_{sparsity:.3f}"
@@ -103,8 +108,10 @@ def tuner(recipe: Recipe, folder: pathlib.Path, split, held):
         shown = [Progress(), history, Curves(history, own / "curves.png", f"{recipe.network}, {FLAGS.method}")]
         facts = {**session.facts(recipe, split), "recipe_name": None, "command": command, "method": FLAGS.method}
         record = run.Run(own, recipe, facts, FLAGS.resume)
-        fit.fit(model, split, recipe, record, [*shown, FreezeRanges(FLAGS.freeze_epochs)], FLAGS.save_every, teacher, held)
-        return facts
+        every = [*shown, FreezeRanges(FLAGS.freeze_epochs)]
+        done = fit.fit(model, split, recipe, record, every, FLAGS.save_every, teacher, held)
+        spent.update(steps=spent["steps"] + done.steps, seconds=spent["seconds"] + (done.seconds or 0.0))
+        return {**facts, **spent}
 
     return finetune
 
@@ -124,6 +131,21 @@ def report(card: dict, accuracy: dict, tensors, output: str) -> str:
         f"top-1    before {was}, after {accuracy['top1']:.2%} of {accuracy['n']:,} test images",
     ]
     return "\n".join(lines) + "\n\n" + changes.text(diff.diff(before, after))
+
+
+def what_was_done(plain, tensors, card: dict) -> dict:
+    """The model card's `compression`: the method, its options, its tensors, how many of their weights are zero, its start."""
+    from frenzy.compress.tensors import value
+
+    return {
+        "method": FLAGS.method,
+        "options": {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].value is not None},
+        "tensors": len(tensors),
+        "weights": sum(tensor.size for tensor in tensors),
+        "zeros": sum(int((value(plain, tensor) == 0).sum()) for tensor in tensors),
+        "load_folder": FLAGS.load_folder,
+        "top1_before": card["accuracy"]["top1"] if card.get("accuracy") else None,
+    }
 
 
 def compressed(recipe: Recipe, folder: pathlib.Path, split, held):
@@ -170,8 +192,13 @@ def main() -> None:
         test = session.load_split(recipe, "test")
         predict = tf.function(lambda images: plain(images, training=False), reduce_retracing=True)
         accuracy = evaluate.evaluate(predict, test)
-        training = {"recipe": dataclasses.asdict(recipe), **facts}
-        facts = {"dataset": recipe.dataset, "accuracy": {**accuracy, "split": "test"}, "training": training}
+        facts = {
+            "dataset": recipe.dataset,
+            "accuracy": {**accuracy, "split": "test", "date": datetime.date.today().isoformat()},
+            "training": {"recipe": dataclasses.asdict(recipe), **facts},
+            "compression": what_was_done(plain, tensors, card),
+            "command": facts["command"],
+        }
         pixels = export.Preprocessing(tuple(test.mean), tuple(test.std))
         export.export(plain, output, pixels, test.class_names, "float16", facts)
     text = report(card, accuracy, tensors, output)

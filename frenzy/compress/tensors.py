@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+import numpy as np
 import tf_keras as keras
 
 from frenzy.layers.cond_conv import CondConv2D, CondDepthwiseConv2D
@@ -81,6 +82,11 @@ def select(model: keras.Model, rule: Rule) -> list[Tensor]:
             f"{rule.pattern!r}; its kernels are {names}{more}: choose some by --tensors REGEX"
         )
     return found
+
+
+def value(model: keras.Model, tensor: Tensor) -> np.ndarray:
+    """The tensor's weights, of its shape."""
+    return next(v.numpy() for v in model.get_layer(tensor.layer).weights if short_name(v) == tensor.weight)
 
 
 def variable_name(weight: str, role: str) -> str:

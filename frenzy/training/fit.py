@@ -12,7 +12,7 @@ from frenzy.data import pipeline
 from frenzy.data.split import Split
 from frenzy.training.evaluate import logits_of
 from frenzy.training.recipe import Recipe
-from frenzy.training.run import Checkpoints, Run, TrainingError
+from frenzy.training.run import Checkpoints, Progress, Run, TrainingError
 from frenzy.training.schedules import SCHEDULES
 from frenzy.training.step import Teacher, inner, make_inputs, make_optimizer, make_step, set_rates
 
@@ -210,7 +210,7 @@ def fit(
     teacher: Teacher | None = None,
     held: Split | None = None,
     strategy: tf.distribute.Strategy | None = None,
-) -> None:
+) -> Progress:
     """Trains `model` in place, from the run's last checkpoint if there is one; saves every `save_every` steps and at the end.
 
     The same recipe, data and machine give the same weights, however often the run was cut off, if op determinism is on.
@@ -239,6 +239,7 @@ def fit(
         with loop.averaged():
             listeners.on_epoch_end(epoch, {**logs, **_validation(predict, held)})
     listeners.on_train_end()
+    return Progress(loop.done, loop.tally.seconds)
 
 
 def _validation(predict: Callable, held: Split | None) -> dict[str, float]:
