@@ -3,6 +3,7 @@
 
   account    reading and accounting a SavedModel, over networks of more and more nodes: seconds a thousand nodes
   train      a training step of ours beside Model.fit and PyTorch (where it is installed), and what augmentation takes of it
+  compress   a training step of a network wrapped by each method of compress.py beside one of the plain network
 All that is compared takes turns in one run; the table gives medians and between what the samples lie, the file every sample,
 the machine, the date, the command and the versions. Every subcommand has flags of its own: account --help.
 Exit codes: 0 done, 2 bad input, 130 interrupted.
@@ -21,7 +22,7 @@ from frenzy.render.files import write
 from tools import cli
 from tools.benchmarks import measure
 
-SUBCOMMANDS = ("account", "train")
+SUBCOMMANDS = ("account", "train", "compress")
 FLAGS = flags.FLAGS
 
 

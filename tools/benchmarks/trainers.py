@@ -7,6 +7,7 @@ take down loss and accuracy of every step. Images are random: time does not depe
 import dataclasses
 import pathlib
 import tempfile
+from typing import Any
 
 from frenzy.training.recipe import Recipe
 from tools.benchmarks.workers import Turns
@@ -67,17 +68,34 @@ def by_turns(turns: Turns):
     return ByTurns()
 
 
-def ours(turns: Turns, recipe: Recipe, threads: int) -> None:
-    """frenzy.training.fit.fit as tools/train.py calls it: deterministic ops, input pipeline, augmentation, step, bookkeeping."""
+def ours(turns: Turns, recipe: Recipe, threads: int, method: str | None = None) -> None:
+    """frenzy.training.fit.fit as tools/train.py calls it: deterministic ops, input pipeline, augmentation, step, bookkeeping.
+
+    With a `method` of frenzy.compress, on the network that it wraps, as tools/compress.py does.
+    """
     import tensorflow as tf
 
     from frenzy.training import fit, run
 
     tf.config.experimental.enable_op_determinism()
     split, model = set_up(recipe, threads)
+    if method:
+        model = wrapped(model, method, split)
     with tempfile.TemporaryDirectory() as folder:
         record = run.Run(pathlib.Path(folder) / "run", recipe, {"data_sha256": split.sha256}, resume=False)
         fit.fit(model, split, recipe, record, [by_turns(turns)], save_every=10**9)
+
+
+def wrapped(model, method: str, split):
+    """The network as the method trains it, with the ranges of its maps measured on a first batch where it has any."""
+    from frenzy import compress
+    from frenzy.data.augment import normalise
+
+    options: dict[str, Any] = {"steps": 10**6} if "steps" in compress.METHODS[method].options else {}
+    found = compress.compress(model, method, **options)
+    if compress.METHODS[method].map_bits:
+        compress.calibrate(found, [normalise(split.images[:64], split.mean, split.std)])
+    return found
 
 
 def keras_fit(turns: Turns, recipe: Recipe, threads: int) -> None:
