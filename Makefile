@@ -6,6 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PY := $(VENV)/bin/python
 RUNS := runs
+WORKERS ?= 2# processes that tests are spread over, file by file
 
 .PHONY: venv run test test-slow lint format results docker clean
 
@@ -30,10 +31,10 @@ run: $(VENV)/.ready
 	else echo "Accuracy was not measured: set FRENZY_DATA to a folder with CIFAR-100, then: $(PY) standalone_inference.py"; fi
 
 test: $(VENV)/.ready-dev
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.ready-dev
-	$(PY) -m pytest -m slow --durations=20
+	$(PY) -m pytest -m slow -n $(WORKERS) --dist loadfile --durations=20
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .

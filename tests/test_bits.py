@@ -139,6 +139,13 @@ def test_the_baseline_looks_at_no_values(judge):
     assert ternary.totals == random.totals
 
 
+def test_the_baseline_stores_halves_as_floats(judge):
+    stored = variable(RANDOM.normal(size=(1, 1, 6, 10)), np.float16)
+    reports = conv_of(judge, lambda: tf.cast(stored, tf.float32), made=stored)
+    assert row_of(reports["micronet-baseline"]).storage_bits == 32 * 60
+    assert row_of(reports["micronet"]).storage_bits == 16 * 60
+
+
 def test_values_that_are_many(judge):
     """257 values are no codes, 256 are: 8 bits an element and 256 values."""
     for count, bits in ((256, 8 * 64 * 64 + 256 * 32), (257, 16 * 64 * 64)):
@@ -212,7 +219,7 @@ def computed_kernels():
                 ) - 1.5,
                 (1, 1, 6, 10),
             ),
-            (N, 2 * N + 4 * 32),
+            (N, 2 * N + 2 * 32),
         ),
         "transposed": (
             [variable(few([0.5, -0.25]).T)],

@@ -114,6 +114,7 @@ def test_the_challenge_baseline():
     found = export.account_model(models.build("wrn_28_10"), ["micronet-baseline", "micronet-baseline-bn"])
     free, paid = found.values()
     assert free.totals.parameters == paid.totals.parameters == 36_536_884 == 36_454_832 + 17_952 + 64_100
+    assert free.totals.storage_bytes == paid.totals.storage_bytes == 4 * 36_536_884
     relu = 2_310_144
     assert free.totals.multiplies == 5_243_387_008 + relu
     assert free.totals.adds == 5_241_976_704

@@ -2,11 +2,14 @@
 """Scores every committed SavedModel again and holds it against its card: python tools/results.py [--write RESULTS.md].
 
 Looks at SavedModel/ and at every folder of zoo/. Fails where an accuracy is off its card's by more than 0.05 points. --write
-puts the table of all cards between the marks of a Markdown file. Exit codes: 0 all hold, 1 one does not, 2 bad input.
+puts the tables of all cards between the marks of a Markdown file: networks, then those that were compressed.
+Exit codes: 0 all hold, 1 one does not, 2 bad input.
 """
 
 import pathlib
 import sys
+import tempfile
+from collections.abc import Iterable, Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -20,7 +23,9 @@ FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- networks: written by tools/results.py -->", "<!-- end of networks -->"
 TOLERANCE = 0.05  # percentage points
+CONVENTION = "micronet"
 HEAD = ("network", "data", "top-1", "top-5", "parameters", "epochs", "trained on", "minutes", "date", "folder")
+COMPRESSED = ("folder", "method", "top-1", "before", "zeros", "MS, bytes", "OC", "score", "packed, bytes")
 
 
 def folders(root: pathlib.Path) -> list[pathlib.Path]:
@@ -48,11 +53,37 @@ def row(card: dict, folder: str) -> tuple[str, ...]:
     )
 
 
+def compressed_row(card: dict, folder: str) -> tuple[str, ...]:
+    """A line of the table of compressed networks: what the method did, counted from the graph on disk, and the packed file."""
+    from frenzy import packed
+
+    done, report = card["compression"], account(read(ROOT / folder), CONVENTION)
+    with tempfile.TemporaryDirectory() as scratch:
+        size = packed.pack(ROOT / folder, pathlib.Path(scratch) / "packed").file_bytes
+    before, options = done["top1_before"], " ".join(f"{name} {value}" for name, value in done["options"].items())
+    return (
+        f"`{folder}/`",
+        f"{done['method']} {options}".strip(),
+        f"{card['accuracy']['top1']:.2%}",
+        "not known" if before is None else f"{before:.2%}",
+        f"{done['zeros']:,} of {done['weights']:,} ({done['zeros'] / done['weights']:.1%})",
+        f"{float(report.totals.storage_bytes):,.0f}",
+        f"{float(report.totals.operations) / 1e6:,.3f} M",
+        f"{float(report.score.total):.5f}" if report.score else "none",
+        f"{size:,}",
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
 def markdown(cards: dict[str, dict]) -> str:
-    """The table, and below it the command and the versions of each row."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(row(card, folder)) + " |" for folder, card in cards.items()]
-    lines.append("")
+    """The tables, and below them the command and the versions of each row."""
+    lines = table(HEAD, (row(card, folder) for folder, card in cards.items()))
+    small = {folder: card for folder, card in cards.items() if "compression" in card}
+    if small:
+        lines += table(COMPRESSED, (compressed_row(card, folder) for folder, card in small.items()))
     for folder, card in cards.items():
         versions = ", ".join(f"{name} {version}" for name, version in card["training"]["versions"].items())
         accuracy = card["accuracy"]

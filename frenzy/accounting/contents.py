@@ -9,7 +9,7 @@ import numpy as np
 MOST = 256  # distinct values that are told one by one
 GRID_BITS = 8  # that many values say nothing of a finer grid
 SAMPLE, CHUNK = 4096, 1 << 20
-FLOATS = {16: np.float16, 32: np.float32}  # bits -> the type in which the values of an even grid are computed
+FLOATS: dict[int, type[np.floating]] = {16: np.float16, 32: np.float32}  # types whose arithmetic makes the values of a grid
 FARTHEST = 1 << 16  # steps from zero to the farthest value of an even grid
 
 Values = tuple[tuple[float, int], ...]  # (value, how often it occurs), ascending
@@ -171,5 +171,5 @@ def _grid(found: np.ndarray, step: float, number_bits: int) -> Grid | None:
     centred = low == int(low) and -half <= low and high < half
     dtype = FLOATS[number_bits]
     with np.errstate(over="ignore"):
-        grid = Grid(float(dtype(step * stride)), float(half) if centred else float(dtype(-low)), bits)
+        grid = Grid(float(dtype(step * stride)), float(half) if centred else float(dtype(0 - low)), bits)
     return grid if np.array_equal(grid.values(grid.codes(found), number_bits), found) else None

@@ -90,7 +90,8 @@ class Terms:
     allowance: nothing is below 16 bits, so weights count at 16 and multiplies at `allowed_bits`. widths: weights and maps count
     at the widths that their values have, codes and quantizers included; else operations have 32 bits. signs: a product with a sign is none,
     and the scale comes after the sum. accumulator_bits: the width of sums; tree: they start as narrow as the products are, and
-    grow by a bit a level up to that.
+    grow by a bit a level up to that. full: every weight takes 32 bits, whatever its
+    type and value.
     """
 
     allowance: bool = False
@@ -99,6 +100,7 @@ class Terms:
     signs: bool = False
     accumulator_bits: int = FLOAT_BITS
     tree: bool = False
+    full: bool = False
 
 
 Pricing = Callable[[Facts, Folding, Terms], Price]

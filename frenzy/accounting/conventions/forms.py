@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from frenzy.accounting.contents import Values, distinct, even_grid
-from frenzy.accounting.conventions.base import NOTHING, Size, Terms
+from frenzy.accounting.conventions.base import FLOAT_BITS, NOTHING, Size, Terms
 from frenzy.accounting.rules import Facts
 from frenzy.accounting.storage import Stored, Weights
 
@@ -89,6 +89,8 @@ def whole_form(array: np.ndarray) -> Form:
 
 
 def width_of(stored: Stored, terms: Terms) -> int:
+    if terms.full:
+        return FLOAT_BITS
     return min(stored.bits, HALF_BITS) if terms.allowance else stored.bits
 
 
@@ -96,8 +98,9 @@ def plain(stored: Sequence[Stored], terms: Terms) -> Size:
     """Dense at its own width (16 bits under the allowance), or nonzeros and a mask of one bit an element if that is smaller."""
     total = NOTHING
     for s in stored:
-        best = form(s, width_of(s, terms), None, s.elements, s.nonzero)
-        total = Size(total.parameters + s.elements, total.bits + best.bits(s.elements, s.nonzero))
+        nonzero = None if terms.full else s.nonzero
+        best = form(s, width_of(s, terms), None, s.elements, nonzero)
+        total = Size(total.parameters + s.elements, total.bits + best.bits(s.elements, nonzero))
     return total
 
 
@@ -120,6 +123,7 @@ def _held(weights: Weights, terms: Terms) -> Held:
     codes = terms.widths and not terms.allowance and main.values is not None
     content = weights.content if main.values is not None else None
     elements, nonzero = (content.size, content.nonzero) if content else (main.elements, main.nonzero)
+    nonzero = None if terms.full else nonzero
     best = form(main, width_of(main, terms), main.values if codes else None, elements, nonzero)
     rest = plain(scales, terms)
     return Held(weights, best, Size(main.elements + rest.parameters, best.bits(main.elements, main.nonzero) + rest.bits))

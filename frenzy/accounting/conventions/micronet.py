@@ -266,7 +266,8 @@ def _baseline(name: str, batch_norm: str, operations: bool) -> Convention:
         source=f"MicroNet challenge, the baseline WRN-28-10 at 32 bits; {batch_norm}",
         prices={**MICRONET.prices, "batch_norm": partial(_every_batch_norm, operations=operations)},
         live=False,
-        terms=Terms(allowed_bits=FLOAT_BITS),
+        allowance=False,
+        terms=Terms(full=True),
     )
 
 
