@@ -395,6 +395,9 @@ def check_sizes(folder, path, sizes):
     assert (
         sizes.header_bytes <= 4096 + 64 * (len(found) + len(facts["maps"])) == packed.allowed_header(sizes, len(facts["maps"]))
     )
+    claimed = account(read(folder), "packed").totals.storage_bits
+    assert sizes.payload_bytes <= claimed / 8 + len(found)  # a tensor is filled up to bytes
+    assert sizes.file_bytes <= claimed / 8 + packed.allowed_header(sizes, len(facts["maps"])) + len(found)
     terms = packed.terms(folder, sizes)
     assert sum(term.bits for term in terms) == 8 * sizes.file_bytes
     assert terms[0].bits == account(read(folder), "micronet").totals.storage_bits

@@ -57,7 +57,8 @@ class Facts:
     output, `pad` the rows and columns that its padding adds. channels: live channels that carry parameters of a BN.
     drops_constants: the node skips constant inputs, whose share needs a bias. begins: the first node of a normalisation that
     is written out in several. bits: the width that a fake-quantization node gives its values. stored: the weights, and
-    `weights` the ways to hold those of a dot product, as they are stored first. reads: the widest number that comes in.
+    `weights` the ways to hold those of a dot product, as they are stored first, `kept` the tensors of a BN before its statistics
+    are folded. reads: the widest number that comes in.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Facts:
     bits: int | None = None
     stored: tuple[Stored, ...] = ()
     weights: tuple[Weights, ...] = ()
+    kept: tuple[Stored, ...] = ()
     reads: Width = FLOAT
 
 

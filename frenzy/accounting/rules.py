@@ -58,7 +58,7 @@ def batch_norm(ctx: Context, node: Node) -> Facts:
         raise UnknownFacts("it takes its statistics from the batch, as in training; export the network for inference")
     stored = [s for ref in node.inputs[1:5] if not ctx.graph.depends(ref) for s in ctx.ledger.take(ref)]
     moving = [s for s in stored[-2:] if s.elements]  # mean and variance; a BN that is called twice is stored once
-    return _norm(ctx, node, moving)
+    return dataclasses.replace(_norm(ctx, node, moving), kept=tuple(stored))
 
 
 def _norm(ctx: Context, node: Node, fresh: list[Stored], begins: str | None = None) -> Facts:

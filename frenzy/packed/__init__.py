@@ -4,8 +4,9 @@ The size rule. A tensor takes what its cheapest form takes in frenzy/accounting/
 its codes filled up to whole bytes; the header takes 4 KiB and 64 bytes a tensor at most (a long list of class names aside).
 
 Which figure that is. Logits are to be the same to the last bit, so the file holds what the SavedModel holds: batch normalisation
-unfolded, and channels that are known to be zero. For every dot product that is what `micronet` charges; `claim.terms` names and
-adds up the difference to its total.
+unfolded, and channels that are known to be zero. The convention `packed` counts just these, and the file takes no more than it
+says, but for whole bytes. For every dot product that is what `micronet` charges too; `claim.terms` names and adds up the
+difference to its total.
 """
 
 from frenzy.packed.claim import Term, allowed_header, terms

@@ -275,3 +275,22 @@ BASELINE = _baseline(
     "micronet-baseline", "every BN folded and for nothing, though behind an ADD it cannot be", operations=False
 )
 BASELINE_BN = _baseline("micronet-baseline-bn", "every BN a scale and a shift", operations=True)
+
+
+def _unfolded(facts: Facts, folding: Folding, terms: Terms) -> Price:
+    """A scale and a shift, and every tensor that they are made of."""
+    inputs = facts.reads, Width(facts.stored[0].bits)
+    works = _multiply(facts.elements, terms, *inputs), _add(facts.elements, terms, *inputs)
+    return Price.of(*works, stored=plain(facts.kept or facts.stored, terms))
+
+
+PACKED = dataclasses.replace(
+    MICRONET,
+    name="packed",
+    source="the bytes that frenzy.packed writes before it fills tensors up to whole ones: all that the file stores, channels known "
+    "to be zero and the statistics of BN included, in the cheapest form without loss; operations as micronet has them at 32 bits",
+    prices={**MICRONET.prices, "batch_norm": _unfolded},
+    live=False,
+    allowance=False,
+    scored=False,
+)
