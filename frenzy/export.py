@@ -191,7 +191,8 @@ def read_card(folder: str | os.PathLike) -> dict:
     return card
 
 
-def _counts(folder: pathlib.Path, task: str) -> dict:
+def counts_of(folder: pathlib.Path, task: str) -> dict:
+    """A card's `counts`: MS, OC and score of a SavedModel under each of CARD_CONVENTIONS."""
     counts = {}
     for name, report in accounts(read(folder), CARD_CONVENTIONS, task).items():
         counts[name] = {
@@ -240,7 +241,7 @@ def _card(
         **facts,
         "golden_logits": model(fixed_images(model.input_shape[1:]), training=False).numpy()[0].tolist(),
         "task": task,
-        "counts": _counts(folder, task),
+        "counts": counts_of(folder, task),
         "versions": {
             "python": sys.version.split()[0], "tensorflow": tf.__version__, "tf_keras": keras.__version__, "numpy": np.__version__
         },
@@ -285,14 +286,14 @@ def export(
         card = _card(model, new, preprocessing, class_names, facts or {}, task)
         write_card(new, card)
         os.chmod(new, 0o755)
-        _replace(folder, new)
+        replace_folder(folder, new)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
     return card
 
 
-def _replace(folder: pathlib.Path, new: pathlib.Path) -> None:
+def replace_folder(folder: pathlib.Path, new: pathlib.Path) -> None:
     """Puts `new` where `folder` is; the old one is kept until the new one is in place."""
     if not folder.exists():
         os.replace(new, folder)

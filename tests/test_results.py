@@ -36,6 +36,11 @@ def test_a_line_for_every_network_and_what_repeats_it(card):
     assert found["top-1"] == f"{card['accuracy']['top1']:.2%}"
     assert not any(line.startswith("| folder |") for line in lines)
     assert lines[-1] == f"  `{card['command']}`"
+    (energies,) = [cells(line) for line in lines if line.startswith(f"| `{FOLDER}/` |")]
+    assert energies[1:] == [
+        "3.84",
+        "9.69",
+    ]  # microjoules; 46 MACs at 0.1 pJ less an add a dot, and activations: tests/test_energy.py
 
 
 def test_compressed_networks_have_a_table_of_their_own(card):

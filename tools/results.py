@@ -2,7 +2,7 @@
 """Scores every committed SavedModel again and holds it against its card: python tools/results.py [--write RESULTS.md].
 
 Looks at SavedModel/ and at every folder of zoo/. Fails where an accuracy is off its card's by more than 0.05 points. --write
-puts the tables of all cards between the marks of a Markdown file: networks, then those that were compressed.
+puts the tables of all cards between the marks of a Markdown file: networks, those that were compressed, and energies.
 Exit codes: 0 all hold, 1 one does not, 2 bad input.
 """
 
@@ -15,7 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from frenzy.accounting import account, read
+from frenzy.accounting import account, accounts, read
 from frenzy.render import files
 from tools import cli
 
@@ -23,7 +23,8 @@ FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- networks: written by tools/results.py -->", "<!-- end of networks -->"
 TOLERANCE = 0.05  # percentage points
-CONVENTION = "micronet"
+CONVENTION, ENERGIES = "micronet", ("energy-45nm", "energy-45nm-memory")
+PICOJOULES = 10**6  # of a microjoule
 HEAD = ("network", "data", "top-1", "top-5", "parameters", "epochs", "trained on", "minutes", "date", "folder")
 COMPRESSED = ("folder", "method", "top-1", "before", "zeros", "MS, bytes", "OC", "score", "packed, bytes")
 
@@ -74,6 +75,12 @@ def compressed_row(card: dict, folder: str) -> tuple[str, ...]:
     )
 
 
+def energy_row(folder: str) -> tuple[str, ...]:
+    """A line of the table of energies: microjoules an image for the arithmetic, and with every weight read once."""
+    found = accounts(read(ROOT / folder), ENERGIES)
+    return (f"`{folder}/`", *(f"{float(found[name].totals.operations) / PICOJOULES:,.2f}" for name in ENERGIES))
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
 
@@ -84,6 +91,7 @@ def markdown(cards: dict[str, dict]) -> str:
     small = {folder: card for folder, card in cards.items() if "compression" in card}
     if small:
         lines += table(COMPRESSED, (compressed_row(card, folder) for folder, card in small.items()))
+    lines += table(("uJ an image", *ENERGIES), (energy_row(folder) for folder in cards))
     for folder, card in cards.items():
         versions = ", ".join(f"{name} {version}" for name, version in card["training"]["versions"].items())
         accuracy = card["accuracy"]
