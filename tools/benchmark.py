@@ -4,6 +4,8 @@
   account    reading and accounting a SavedModel, over networks of more and more nodes: seconds a thousand nodes
   train      a training step of ours beside Model.fit and PyTorch (where it is installed), and what augmentation takes of it
   compress   a training step of a network wrapped by each method of compress.py beside one of the plain network
+  infer      what standalone_inference.py chooses beside every engine that is installed: images/s, share of the GEMM peak, memory
+  search     a step of a single-path search's supernet beside one of the plain network: time and memory
 All that is compared takes turns in one run; the table gives medians and between what the samples lie, the file every sample,
 the machine, the date, the command and the versions. Every subcommand has flags of its own: account --help.
 Exit codes: 0 done, 2 bad input, 130 interrupted.
@@ -20,9 +22,9 @@ from absl import flags
 
 from frenzy.render.files import write
 from tools import cli
-from tools.benchmarks import measure
+from tools.benchmarks import document, measure
 
-SUBCOMMANDS = ("account", "train", "compress")
+SUBCOMMANDS = ("account", "train", "compress", "infer", "search")
 FLAGS = flags.FLAGS
 
 
@@ -32,6 +34,11 @@ def main(subcommand: str) -> None:
     cli.output(text, None)
     if FLAGS.output:
         write(FLAGS.output, json.dumps(record, indent=1) + "\n")
+    if FLAGS.write:
+        path = pathlib.Path(FLAGS.write)
+        with cli.user_errors(document.DocumentError, OSError):
+            known = path.read_text() if path.exists() else ""
+            write(path, document.replaced(known, subcommand, document.section(subcommand, text, record)))
 
 
 def chosen(arguments: list[str]) -> str | None:
@@ -48,6 +55,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("repeats", 5, "rounds that count", lower_bound=1)
     flags.DEFINE_integer("warmup", 1, "rounds before them that do not", lower_bound=0)
     flags.DEFINE_string("output", None, "JSON file to write besides the table")
+    flags.DEFINE_string("write", None, "Markdown file whose section of this subcommand is renewed: BENCHMARKS.md")
     if name := chosen(sys.argv[1:]):
         module = importlib.import_module(f"tools.benchmarks.{name}")
         module.define_flags()

@@ -1,0 +1,493 @@
+"""The search's supernets against what is cut out of them: logits and counts, for random decisions over every kind of layer."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from frenzy import export, models
+from frenzy.compress import CompressError
+from frenzy.compress.single_path import (
+    FRACTIONS,
+    Controller,
+    Decision,
+    Plan,
+    choices,
+    cost,
+    extract,
+    latency,
+    network_of,
+    operations,
+    parse_bytes,
+    penalize,
+    read_rows,
+    repair,
+    score,
+    searchable,
+    storage,
+    supernet,
+    uniform,
+)
+from frenzy.compress.single_path.controller import read_log, scalars
+from frenzy.compress.single_path.decisions import text
+from frenzy.compress.single_path.supernet import choice_of
+from frenzy.compress.single_path.uniform import scaled
+from frenzy.layers.activations import HardSwish
+from frenzy.layers.channels import ZeroPadChannels
+from frenzy.layers.subsample import Subsample
+from frenzy.layers.superkernel import Indicators, widths_of
+from frenzy.models import frenzy, mobilenet, resnet, wide_resnet
+
+L = keras.layers
+
+
+def every_kind(learned: bool = True):
+    """All kinds of layers that the search follows, with biases, odd kernels and strides."""
+
+    def conv(x, width, kernel, name, stride=1, **kwargs):
+        return L.Conv2D(width, kernel, stride, "same", name=name, **kwargs)(x)
+
+    def norm(x, name):
+        return L.BatchNormalization(center=learned, scale=learned, name=name)(x)
+
+    x = inputs = keras.Input((9, 12, 3), name="images")
+    x = norm(x, "input_bn")  # folds into a 1x1 stem, and into no larger one
+    x = L.ReLU(6.0, name="stem_relu")(norm(conv(x, 8, (3, 5), "stem"), "stem_bn"))
+    x = L.MaxPooling2D(2, padding="same", name="max_pool")(x)
+    y = L.ReLU(name="a_relu")(conv(x, 10, 3, "a", 2, use_bias=True))
+    y = L.DepthwiseConv2D(3, 1, "same", name="b", use_bias=True)(y)
+    y = HardSwish(name="b_act")(norm(y, "b_bn"))
+    y = conv(y, 8, 1, "c", use_bias=False)
+    y = L.Dropout(0.1, name="drop")(norm(y, "c_bn"))
+    y = ZeroPadChannels(4, name="y_pad")(y)
+    shortcut = ZeroPadChannels(4, name="x_pad")(Subsample(2, name="sub")(x))
+    x = norm(L.Add(name="sum")([y, shortcut]), "sum_bn")
+    x = L.ZeroPadding2D(1, name="d_space")(L.ReLU(name="sum_relu")(x))
+    x = L.Conv2D(6, 3, 2, "valid", name="d", use_bias=False)(x)
+    x = L.Concatenate(name="joined")([L.AveragePooling2D(3, 1, "same", name="pool")(x), conv(x, 5, (5, 1), "e")])
+    x = conv(norm(x, "joined_bn"), 6, 3, "f")
+    x = norm(x, "f_bn")  # folds into a conv with a bias
+    x = L.Dense(7, name="g")(L.Flatten(name="flat")(x))
+    return keras.Model(inputs, L.Dense(4, name="logits")(x), name="every_kind")
+
+
+NETWORKS = {
+    "every kind": every_kind,
+    "every kind, nothing learned in BN": lambda: every_kind(False),
+    "frenzy": lambda: frenzy.build(frenzy.unpruned_rows((10, 20), 2), 10, (8, 8, 3)),
+    "frenzy, symmetric padding": lambda: frenzy.build(frenzy.unpruned_rows((10, 20), 1), 10, (8, 8, 3), symmetric_padding=True),
+    "wide_resnet": lambda: wide_resnet.build(wide_resnet.Rows(8, (12, 16), 2), 10, (12, 12, 3)),
+    "mcdonnell": lambda: wide_resnet.build_mcdonnell(wide_resnet.Rows(8, (8, 16), 1), 10, (12, 12, 3)),
+    "resnet": lambda: resnet.build(resnet.Rows((8, 16), 1, "zeros"), 10, (12, 12, 3)),
+    "mobilenet_v1": lambda: mobilenet.build_separable(mobilenet.V1[:3], 0.25, 10, (16, 16, 3)),
+    "mobilenet_v2": lambda: mobilenet.build_inverted(
+        dataclasses.replace(mobilenet.V2, blocks=mobilenet.V2.blocks[:3]), 0.25, 10, (16, 16, 3), delay=1
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+
+
+def images(model, batch=2):
+    return tf.constant(np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])), tf.float32)
+
+
+def shake(model, random):
+    """Every weight but thresholds anything, variances and scales around 1: statistics that no training left neat."""
+    for variable in model.weights:
+        if "threshold" in variable.name or "drop_rate" in variable.name:
+            continue
+        value = random.normal(size=variable.shape)
+        positive = any(word in variable.name for word in ("variance", "gamma"))
+        variable.assign(1 + 0.3 * np.tanh(value) if positive else 0.5 * value)
+
+
+def any_decisions(net, random):
+    return {
+        name: Decision(
+            tuple(int(random.choice(range(whole % 2, whole + 1, 2))) for whole in layer.kernel_size)
+            if layer.search_kernel
+            else layer.kernel_size,
+            int(random.choice(layer.widths)),
+        )
+        for name, layer in net.layers.items()
+    }
+
+
+def check_decisions_of(name, trials, first):
+    """Logits to 1e-5 of their size; storage and operations in both conventions, exactly; from indicators as from rows."""
+    net = supernet(NETWORKS[name]())
+    x = images(net.model)
+    for trial in range(trials):
+        random = np.random.default_rng(first + trial)
+        shake(net.model, random)
+        decisions = any_decisions(net, random)
+        net.impose(decisions)
+        assert net.decisions() == decisions
+        small = extract(net.plain, decisions, net.model)
+        masked, logits = net.model(x, training=False).numpy(), small(x, training=False).numpy()
+        np.testing.assert_allclose(masked, logits, atol=1e-5 * max(1, np.abs(logits).max()))
+        for convention, report in export.account_model(small, ["frenzy", "micronet"]).items():
+            for chosen in (choices(net.network, decisions), net.choices()):
+                found = cost.cost(net.network, chosen, convention)
+                counted = (report.totals.storage_bits, report.totals.operations)
+                assert (float(found.storage_bits), float(found.operations)) == counted, convention
+                assert float(cost.score(found, convention)) == pytest.approx(float(report.score.total), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_masked_equals_extracted_equals_counted(name):
+    check_decisions_of(name, trials=1, first=list(NETWORKS).index(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_many_decisions(name):
+    check_decisions_of(name, trials=6, first=100)
+
+
+# the supernet
+
+
+def small():
+    return frenzy.build(frenzy.unpruned_rows((10, 20), 1), 10, (8, 8, 3), symmetric_padding=True)
+
+
+def test_it_begins_as_the_whole_network():
+    """Padded symmetrically the supernet gives the network's logits; nothing is cut, and its own weights are thresholds alone."""
+    plain = small()
+    net = supernet(plain)
+    x = images(plain)
+    np.testing.assert_allclose(net.model(x, training=False), plain(x, training=False), atol=1e-5)
+    np.testing.assert_allclose(net.model(x, training=True), plain(x, training=True), atol=1e-4)
+    assert net.decisions() == net.whole()
+    assert set(net.layers) == {"stem", *(f"block{number}_{part}" for number in (1, 2) for part in ("prune", "conv1", "conv2"))}
+    own = {v.name for v in net.model.weights} - {v.name for v in plain.weights}
+    assert all("threshold" in name or "drop_rate" in name for name in own)
+    assert net.smallest()["block2_conv1"] == Decision((1, 1), 2)
+
+
+def test_the_published_decisions_cost_what_was_published():
+    """Frenzy's rows, as decisions on the network before the search: 8,839,600 bytes and 828,928,000 operations; score 0.2001."""
+    network = network_of(models.build("frenzy_unpruned", symmetric_padding=True))
+    decisions = {"stem": Decision(frenzy.FINAL.stem_kernel, frenzy.FINAL.stem)}
+    for number, row in enumerate(frenzy.FINAL.blocks, 1):
+        decisions[f"block{number}_prune"] = Decision((1, 1), row.prune)
+        decisions[f"block{number}_conv1"] = Decision(row.conv1, row.a)
+        decisions[f"block{number}_conv2"] = Decision(row.conv2, row.b)
+    found = cost.cost(network, choices(network, decisions), "frenzy")
+    assert (found.storage_bits, found.operations) == (8 * 8_839_600, 828_928_000)
+    assert cost.score(found, "frenzy") == pytest.approx(4_419_800 / 36.5e6 + 828_928_000 / 10.49e9, rel=1e-12)
+    for name, decision in decisions.items():
+        assert decision.width in widths_of(network.ops[name].channels, FRACTIONS), name
+
+
+def test_the_slope_of_the_cost_is_what_switching_changes():
+    """Linear in each indicator: operations and storage change by the derivative when an option is switched."""
+    net = supernet(small())
+    random = np.random.default_rng(0)
+    shake(net.model, random)
+    net.impose(any_decisions(net, random))
+    names = list(net.layers)
+    found = {name: Indicators(*(tf.cast(each, tf.float64) for each in net.layers[name].indicators())) for name in names}
+    for objective in (operations("micronet"), storage("frenzy"), score("micronet")):
+
+        def value(indicators, objective=objective):
+            return objective.measure(net.network, {name: choice_of(net.layers[name], indicators[name]) for name in names})
+
+        flat = [each for name in names for each in found[name] if each.shape[0]]
+        with tf.GradientTape() as tape:
+            tape.watch(flat)
+            now = value(found)
+        slopes = iter(tape.gradient(now, flat))
+        for name in names:
+            for field, each in zip(Indicators._fields, found[name], strict=True):
+                if not each.shape[0]:
+                    continue
+                slope = next(slopes)
+                for at in range(each.shape[0]):
+                    change = 1 - 2 * each[at]
+                    moved = each + change * tf.one_hot(at, each.shape[0], dtype=tf.float64)
+                    other = value({**found, name: found[name]._replace(**{field: moved})})
+                    assert float(other - now) == pytest.approx(float(slope[at] * change), rel=1e-9, abs=1e-12), (name, field)
+
+
+def test_what_is_off_can_come_back():
+    """A supernet cut down to its smallest, against the answers of the whole: the loss alone switches options on again."""
+    keras.utils.set_random_seed(1)
+    net = supernet(small())
+    x = tf.constant(np.random.default_rng(0).normal(size=(32, 8, 8, 3)), tf.float32)
+    wanted = net.model(x, training=True)
+    net.impose(net.smallest())
+    variables = [each for layer in net.layers.values() for each in layer.thresholds if each is not None]
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(net.model(x, training=True) - wanted))
+        return loss, tape.gradient(loss, variables)
+
+    first, found = gradients()
+    for variable, gradient in zip(variables, found, strict=True):
+        assert gradient.numpy()[0] != 0, f"{variable.name} is trapped"
+    optimizer = keras.optimizers.legacy.SGD(0.02)
+    start = sum(decision.width for decision in net.smallest().values())
+    for _ in range(20):
+        last, found = gradients()
+        optimizer.apply_gradients(zip([tf.clip_by_norm(each, 1.0) for each in found], variables, strict=True))
+    assert sum(decision.width for decision in net.decisions().values()) > start
+    assert last < first
+
+
+@pytest.mark.parametrize(
+    ("marked", "message"),
+    [
+        ("head$", "frenzy: marked layers that cannot be searched: 'head': its channels are the network's ans"),
+        ("stem|relu$", "'block1_prune_relu': it is a ReLU, no convolution"),
+        ("(", r"marked '\(' is no regular expression"),
+        ("nothing", "frenzy: nothing to search; mark convolutions by a pattern that their names match"),
+    ],
+)
+def test_marked_layers_that_cannot_be_searched(marked, message):
+    with pytest.raises(CompressError, match=message):
+        supernet(small(), marked)
+
+
+def one_conv(make):
+    x = inputs = keras.Input((8, 8, 4))
+    return keras.Model(inputs, L.GlobalAveragePooling2D()(L.Conv2D(4, 1, name="last")(make(x))))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (L.Conv2D(8, 3, activation="relu", name="it"), "'it': it has an activation of its own; give that a layer of its own"),
+        (L.Conv2D(8, 3, groups=2, name="it"), "'it': it has 2 groups"),
+        (
+            L.Conv2D(8, 3, dilation_rate=2, name="it"),
+            "'it': its dilation, its data format or its strides are none that the search",
+        ),
+        (L.DepthwiseConv2D(3, depth_multiplier=2, name="it"), "'it': it makes 2 channels of one"),
+        (
+            L.DepthwiseConv2D(3, name="it"),
+            "'it': it follows its producer's channels, and it pads nothing, so a smaller kernel would",
+        ),
+        (L.DepthwiseConv2D(2, padding="same", name="it"), "'it': it follows .*, and its kernel of 2x2 has an even side"),
+    ],
+)
+def test_reasons(make, reason):
+    with pytest.raises(CompressError, match=reason):
+        supernet(one_conv(make), "it")
+
+
+def test_what_the_search_cannot_follow():
+    with pytest.raises(CompressError, match="the search cannot follow 'swish', a Activation; it knows Add, AveragePooling2D"):
+        supernet(one_conv(L.Activation("swish", name="swish")))
+    conv = L.Conv2D(4, 3, padding="same", name="twice")
+    with pytest.raises(CompressError, match="'twice' is called 2 times; once is needed"):
+        supernet(one_conv(lambda x: conv(conv(x))))
+    with pytest.raises(CompressError, match="a functional network of one input and one output is needed"):
+        supernet(keras.Sequential([L.Conv2D(4, 3)]))
+
+
+def test_a_kernel_that_pads_nothing_keeps_its_sides():
+    net = supernet(one_conv(L.Conv2D(8, 3, name="it")))
+    assert net.smallest() == {"it": Decision((3, 3), 1)}
+    net.impose(net.smallest())
+    x = images(net.model)
+    np.testing.assert_allclose(net.model(x), extract(net.plain, net.smallest(), net.model)(x), atol=1e-5)
+
+
+def test_checkpoints_and_copies(tmp_path):
+    """SavedModel, config and checkpoint of a supernet that was cut."""
+    net = supernet(small())
+    net.impose(any_decisions(net, np.random.default_rng(3)))
+    x = images(net.model)
+    wanted = net.model(x, training=False)
+    copy = keras.models.clone_model(net.model)
+    copy.set_weights(net.model.get_weights())
+    np.testing.assert_allclose(copy(x, training=False), wanted, atol=1e-6)
+    root = tf.Module()
+    root.model = net.model
+    root.run = tf.function(lambda x: net.model(x, training=False), input_signature=[tf.TensorSpec((None, 8, 8, 3))])
+    tf.saved_model.save(root, str(tmp_path / "saved"), signatures={})
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    np.testing.assert_allclose(loaded.run(x), wanted, atol=1e-5)
+
+
+# rows
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    net = supernet(small())
+    decisions = any_decisions(net, np.random.default_rng(5))
+    path = tmp_path / "rows.json"
+    path.write_text(text("frenzy_small", 10, (8, 8, 3), decisions, {"budget": {"at_most": 3}}))
+    assert sum('"layer": ' in line for line in path.read_text().splitlines()) == len(decisions)  # a line each
+    found = read_rows(path)
+    assert (found.network, found.num_classes, found.input_shape, found.decisions) == ("frenzy_small", 10, (8, 8, 3), decisions)
+    assert found.facts == {"budget": {"at_most": 3}}
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"rows": [{"layer": "a"}]}', '{"rows": []}'])
+def test_no_rows_file(tmp_path, content):
+    path = tmp_path / "rows.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CompressError, match=r"rows\.json is no rows file \(.*\); tools/search\.py writes such"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "decision", "message"),
+    [
+        ("nowhere", Decision((3, 3), 4), "frenzy has no layer 'nowhere'; the rows are of another network"),
+        ("head", Decision((1, 1), 4), "'head' cannot be cut down: its channels are the network's answers"),
+        ("stem", Decision((2, 3), 4), r"'stem': kernel \(2, 3\) does not fit into \(3, 3\); sides are odd, 1 or more"),
+        ("stem", Decision((3, 5), 4), r"'stem': kernel \(3, 5\) does not fit into \(3, 3\)"),
+        ("stem", Decision((3, 3), 11), "'stem': 11 channels; it must be 1 to 10"),
+    ],
+)
+def test_rows_of_another_network(name, decision, message):
+    with pytest.raises(CompressError, match=message):
+        extract(small(), {name: decision})
+
+
+# budgets
+
+
+def test_a_budget_must_be_reachable():
+    net = supernet(small())
+    objective = operations()
+    least, most = (objective.of(net.network, found()) for found in (net.smallest, net.whole))
+    with pytest.raises(
+        CompressError, match=f"100 operations is below the smallest network that frenzy .*, {least:,.0f} operations"
+    ):
+        penalize(net, objective, 100)
+    with pytest.raises(CompressError, match=f"frenzy as it is needs {most:,.0f} operations; ask for less"):
+        penalize(net, objective, most)
+
+
+@pytest.mark.parametrize(("share", "start"), [(0.15, "smallest"), (0.5, "whole"), (0.8, "any")])
+def test_the_repaired_network_is_close_below_its_budget(share, start):
+    """29 layers; whatever the search left."""
+    net = supernet(frenzy.build(frenzy.unpruned_rows((10, 20, 40), 3), 10, (8, 8, 3), symmetric_padding=True))
+    objective = score("micronet")
+    budget = share * objective.of(net.network, net.whole())
+    random = np.random.default_rng(7)
+    net.impose({"whole": net.whole, "smallest": net.smallest, "any": lambda: any_decisions(net, random)}[start]())
+    decisions, log = repair(net, objective, budget)
+    reached = objective.of(net.network, decisions)
+    assert 0.97 * budget <= reached <= budget
+    assert log[-1].endswith(objective.text(reached))
+    net.impose(decisions)
+    assert net.decisions() == decisions
+    assert float(objective.measure(net.network, net.choices())) == pytest.approx(reached, rel=1e-12)
+
+
+def test_uniform_networks_meet_the_budget():
+    network = network_of(small())
+    names = searchable(network)
+    objective = operations("frenzy")
+    whole = objective.of(network, scaled(network, names, 1.0))
+    multiplier, decisions = uniform(network, names, objective, 0.4 * whole)
+    assert objective.of(network, decisions) <= 0.4 * whole
+    assert objective.of(network, scaled(network, names, multiplier + 1 / 4096)) > 0.4 * whole
+    assert {decision.kernel for name, decision in decisions.items() if "prune" not in name} == {(3, 3)}
+    with pytest.raises(CompressError, match="no width of frenzy meets 10 operations; ask for more"):
+        uniform(network, names, objective, 10)
+
+
+def test_latency_is_the_sum_of_the_table():
+    def seconds(kind, kernel, inputs, outputs, height, width, stride):
+        return 1e-9 * (kernel[0] + 10 * kernel[1] + 100 * inputs + 7 * outputs + height * width + 1000 * stride)
+
+    net = supernet(small())
+    objective = latency(seconds)
+    decisions = any_decisions(net, np.random.default_rng(2))
+    net.impose(decisions)
+    with tf.GradientTape() as tape:
+        now = objective.measure(net.network, net.choices())
+    cut = network_of(extract(net.plain, decisions))
+    expected = sum(
+        seconds("conv", op.kernel, cut.ops[op.reads[0]].channels, op.channels, *op.shape[:2], op.stride[0])
+        for op in cut.ops.values()
+        if op.kind == "conv"
+    )
+    assert objective.of(net.network, decisions) == pytest.approx(expected, rel=1e-12)
+    assert float(now) == pytest.approx(expected, rel=1e-12)
+    assert float(tape.gradient(now, net.layers["block1_conv1"].threshold_width)[0]) < 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4MB", 4e6), ("4MiB", 4 * 2**20), ("1.5 kB", 1500), ("400", 400), ("2e6", 2e6)]
+)
+def test_sizes(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["4 parsec", "", "MB", "1.2.3MB"])
+def test_no_sizes(text):
+    with pytest.raises(CompressError, match="is no size; give bytes, or a number with KB, MB, KiB or MiB: 4MB"):
+        parse_bytes(text)
+
+
+# the controller
+
+
+def test_the_target_falls_evenly_in_its_logarithm():
+    plan = Plan(warm_up=0.2, settled=0.6)
+    assert [plan.target(share, 1000, 10) for share in (0, 0.2, 0.4, 0.6, 1)] == pytest.approx([1000, 1000, 100, 10, 10])
+    with pytest.raises(
+        CompressError, match=r"warm_up 0\.6 and settled 0\.6: shares of the steps, 0 to 1, the first below the second"
+    ):
+        Plan(warm_up=0.6)
+    with pytest.raises(CompressError, match=r"dropout of indicators is 1\.0; it must be at least 0 and below 1"):
+        Plan(dropout=1.0)
+
+
+def test_lambda_follows_the_cost(tmp_path):
+    """None in the warm-up, where indicators are dropped; above 0 while too much is left, below 0 where too much was cut."""
+    net, objective = supernet(small()), operations()
+    budget = 0.3 * objective.of(net.network, net.whole())
+    state = penalize(net, objective, budget)
+    controller = Controller(net, objective, budget, state, Plan(), tmp_path / "search.csv")
+    controller.set_params({"steps": 10, "epochs": 10})
+    controller.on_train_begin()
+
+    def at(step):
+        controller.on_epoch_begin(step // 10)
+        controller.on_train_batch_begin(step % 10)
+        return float(state.multiplier)
+
+    assert at(10) == 0
+    assert float(net.layers["stem"].drop_rate) == pytest.approx(0.4)
+    first, second = at(40), at(50)
+    error = np.log(objective.of(net.network, net.whole()) / Plan().target(0.4, controller.whole, budget))
+    assert first == pytest.approx(0.5 * error + 5 * error / 100, rel=1e-5)
+    assert second > first > 0
+    assert float(net.layers["stem"].drop_rate) == 0
+    (loss,) = net.model.losses
+    assert float(loss) == pytest.approx(second * np.log(controller.whole / budget), rel=1e-5)
+    net.impose(net.smallest())
+    assert at(60) < 0
+    controller.on_epoch_end(5)
+    rows = read_log(tmp_path / "search.csv")
+    assert [row["step"] for row in rows] == [10, 40, 50, 60]
+    assert rows[-1]["cost"] == objective.of(net.network, net.smallest())
+    names = {name for name, _ in tf.train.list_variables(tf.train.Checkpoint(model=net.model).save(str(tmp_path / "ckpt")))}
+    assert {
+        "model/search_state/multiplier/.ATTRIBUTES/VARIABLE_VALUE",
+        "model/search_state/integral/.ATTRIBUTES/VARIABLE_VALUE",
+    } <= names
+    found = scalars(net)
+    assert found["indicators/stem/rows_0"] == 0
+    assert len(found) == 2 * sum(
+        each.shape[0] for layer in net.layers.values() for each in layer.thresholds if each is not None
+    )
