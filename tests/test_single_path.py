@@ -470,7 +470,7 @@ def test_lambda_follows_the_cost(tmp_path):
     assert float(net.layers["stem"].drop_rate) == pytest.approx(0.4)
     first, second = at(40), at(50)
     error = np.log(objective.of(net.network, net.whole()) / Plan().target(0.4, controller.whole, budget))
-    assert first == pytest.approx(0.5 * error + 5 * error / 100, rel=1e-5)
+    assert first == pytest.approx(0.5 * error + 5 * error * 5 / 100, rel=1e-5)
     assert second > first > 0
     assert float(net.layers["stem"].drop_rate) == 0
     (loss,) = net.model.losses

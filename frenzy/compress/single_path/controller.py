@@ -35,7 +35,7 @@ class Plan:
     proportional: float = 0.5
     integral: float = 5.0
     most: float = 5.0
-    every: int = 1  # steps between two settings
+    every: int = 5  # steps between two settings
 
     def __post_init__(self) -> None:
         if not 0 <= self.warm_up < self.settled <= 1:
