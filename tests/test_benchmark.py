@@ -216,16 +216,19 @@ def test_help_names_the_flags_of_the_subcommand():
 
 
 def test_results_are_printed_and_written(monkeypatch, tmp_path, capsys):
-    path = tmp_path / "found.json"
-    plans = []
+    path, plans = tmp_path / "found.json", []
+    machine = {"cores": 2, "processor": "some", "load": 0.5, "system": "Linux"}
+    record = {"timings": [], "date": "2020-01-02T03:04:05", "command": "c", "machine": machine, "versions": {}}
     values = flags.FlagValues()
     for name, value in (("repeats", 7), ("warmup", 2)):
         flags.DEFINE_integer(name, value, "", flag_values=values)
     flags.DEFINE_string("output", str(path), "", flag_values=values)
+    flags.DEFINE_string("write", str(tmp_path / "page.md"), "", flag_values=values)
     values.mark_as_parsed()
     monkeypatch.setattr(benchmark, "FLAGS", values)
-    monkeypatch.setattr(account, "run", lambda plan: plans.append(plan) or ("a table\n", {"timings": []}))
+    monkeypatch.setattr(account, "run", lambda plan: plans.append(plan) or ("a table\n", record))
     benchmark.main("account")
     assert capsys.readouterr().out == "a table\n"
-    assert json.loads(path.read_text()) == {"timings": []}
+    assert json.loads(path.read_text()) == record
+    assert "<!-- account: written by tools/benchmark.py -->" in (tmp_path / "page.md").read_text()
     assert plans == [measure.Plan(7, 2)]

@@ -68,8 +68,9 @@ def test_there_and_back(tmp_path):
     assert one.tobytes() == other.tobytes()
     picture = tmp_path / "picture.png"
     picture.write_bytes(tf.io.encode_png(tf.zeros((32, 32, 3), tf.uint8)).numpy())
+    engine = ("--runtime", "tensorflow")
     shown = [
-        start(ROOT / "standalone_inference.py", "--load_folder", each, "--images", picture, cwd=tmp_path).stdout
+        start(ROOT / "standalone_inference.py", *engine, "--load_folder", each, "--images", picture, cwd=tmp_path).stdout
         for each in (MICROBOTNET, "f")
     ]
     assert shown[0] == shown[1]
