@@ -159,11 +159,11 @@ def test_a_model_that_takes_no_such_images_is_refused(refused, tmp_path, data, s
     [
         (lambda images: {"features": images}, r"gives outputs \(23, 32, 32, 3\) for 23 images; needed is just one of"),
         (lambda images: {"a": images[:, 0, 0], "b": images[:, 0, 1]}, r"gives outputs \(23, 3\), \(23, 3\) for 23 images"),
-        (lambda images: {"logits": images[:1, 0, 0]}, r"gives outputs \(1, 3\) for 8 images"),
+        (lambda images: {"logits": images[:1, 0, 0]}, r"gives outputs \(1, 3\) for \d+ images"),
         (lambda images: {"logits": images[:, 0, 0]}, r"gives 3 logits, cifar100 has 100 classes"),
         (
             lambda images: {"logits": tf.ensure_shape(images, (1, 32, 32, 3))[:, 0, 0]},
-            r"fails on images \(8, 32, 32, 3\) \(Inv",
+            r"fails on images \(\d+, 32, 32, 3\) \(Inv",
         ),
     ],
 )
