@@ -262,7 +262,7 @@ def test_an_interrupt_saves(step, tmp_path, monkeypatch):
     """The signal comes when the third loss arrives, with no other step in flight."""
 
     def reporter(plan):
-        return lambda done, loss, accuracy: os.kill(os.getpid(), signal.SIGINT) if done.step == 3 else None
+        return lambda done, loss, accuracy: signal.raise_signal(signal.SIGINT) if done.step == 3 else None
 
     monkeypatch.setattr(run_step, "IN_FLIGHT", 0)
     monkeypatch.setattr(run_step, "Reporter", reporter)
