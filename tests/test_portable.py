@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import io
 import json
-import os
 import pathlib
 import shutil
 import signal
