@@ -169,10 +169,13 @@ def no_network_and_own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def call(capsys):
-    """Runs main with flags: (exit code, stdout, stderr)."""
+    """Runs main with flags: (exit code, stdout, stderr). In TensorFlow, which needs no conversion, unless --runtime says otherwise."""
 
     def run(*arguments) -> tuple[int, str, str]:
-        code = script.main(["standalone_inference.py", *map(str, arguments)])
+        flags = list(map(str, arguments))
+        if not any(flag.startswith("--runtime") for flag in flags):
+            flags.insert(0, "--runtime=tensorflow")
+        code = script.main(["standalone_inference.py", *flags])
         return code, *capsys.readouterr()
 
     return run

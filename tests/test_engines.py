@@ -230,6 +230,27 @@ def test_the_race(monkeypatch):
     assert [len(left) for left in calls.values()] == [3, 1, 0]
 
 
+def test_the_first_call_of_a_burst_does_not_count(monkeypatch):
+    class Clock:
+        now = 0.0
+        perf_counter = staticmethod(lambda: Clock.now)
+
+    monkeypatch.setattr(script, "time", Clock)
+    monkeypatch.setattr(script, "BURST", 1.0)
+    calls = {"a": [1.0, *[0.75, 0.25] * 2], "b": [1.0, 0.5, 0.25, 0.25]}
+
+    def run_of(name):
+        def run(images):
+            Clock.now += calls[name].pop(0)
+            return images
+
+        return run
+
+    engines = {name: engine([run_of(name)], 8) for name in calls}
+    assert script.timed(engines, np.zeros((8, 1), np.float32), seconds=0.5) == {"a": 8 / 0.25, "b": 8 / 0.25}
+    assert [len(left) for left in calls.values()] == [0, 0]
+
+
 def test_the_choice_in_words():
     choice = {
         "engine": "LiteRT float32, 2 streams of 1 thread, 32 images at a time", "timed": "2020-01-02",
@@ -376,6 +397,22 @@ def test_in_a_process_of_its_own_tensorflow_stays_out(call, dense, data):
     folder = script.__file__.rpartition("/")[0]
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+
+
+@OPENVINO
+def test_ctrl_c_is_taken_once_engines_came_and_went(dense):
+    code = (
+        "import pathlib, signal, sys, standalone_inference as script\n"
+        "network = script.Network(pathlib.Path(sys.argv[1]))\n"
+        "plan = script.Plan('openvino', 'float32', 1, 1, 4)\n"
+        "engines = [script.openvino_engine(network, plan) for _ in range(3)]\n"
+        "while engines: engines.pop(0)\n"
+        "try: signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt: sys.exit(130)\n"
+    )
+    folder = script.__file__.rpartition("/")[0]
+    done = subprocess.run([sys.executable, "-c", code, dense], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 @LITERT
