@@ -2,10 +2,9 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
+import programs
 import pytest
 import tf_keras as keras
 
@@ -283,7 +282,7 @@ def test_logits_of_the_notes_code():
 
 
 def run(tool, *flags):
-    return subprocess.run([sys.executable, f"tools/{tool}.py", *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    return programs.start(f"tools/{tool}.py", *flags)
 
 
 def test_import_weights_writes_what_loads(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 import tensorflow as tf
 from absl import flags
@@ -198,9 +199,7 @@ def test_every_subcommand_can_be_run():
     ],
 )
 def test_bad_input_is_one_line(arguments, expected):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/benchmark.py"), *arguments], capture_output=True, text=True, check=False
-    )
+    done = programs.start("tools/benchmark.py", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("benchmark.py: ")
     assert expected in done.stderr
@@ -208,9 +207,7 @@ def test_bad_input_is_one_line(arguments, expected):
 
 def test_help_names_the_flags_of_the_subcommand():
     for arguments, flag in ((["--help"], "--repeats"), (["account", "--help"], "--depths")):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "tools/benchmark.py"), *arguments], capture_output=True, text=True, check=False
-        )
+        done = programs.start("tools/benchmark.py", *arguments)
         assert flag in done.stdout
         assert "Measures what the project costs to run" in done.stdout
 

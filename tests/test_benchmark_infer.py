@@ -3,11 +3,10 @@
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import tf_keras as keras
 
@@ -240,8 +239,7 @@ def test_a_document_with_half_a_pair_of_marks_is_left_alone(text):
 
 
 def benchmark(*arguments):
-    command = [sys.executable, str(ROOT / "tools/benchmark.py"), "infer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return programs.start("tools/benchmark.py", "infer", *arguments)
 
 
 def test_bad_input_is_one_line(tmp_path):

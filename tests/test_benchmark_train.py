@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 from frenzy.training.recipe import Recipe
@@ -216,8 +217,7 @@ def test_what_model_fit_reads():
 
 
 def test_too_many_threads():
-    command = [sys.executable, str(ROOT / "tools/benchmark.py"), "train", "--threads=100000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = programs.start("tools/benchmark.py", "train", "--threads=100000")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "--threads=100000: this process may use" in done.stderr
 

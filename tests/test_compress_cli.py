@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import types
 
 import numpy as np
+import programs
 import pytest
 import tf_keras as keras
 
@@ -36,9 +34,7 @@ def exported(tmp_path_factory):
 
 
 def start(*arguments, cwd):
-    command = [sys.executable, str(ROOT / "tools" / "compress.py"), *arguments]
-    env = {**os.environ, "FRENZY_DATA": "nowhere"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    return programs.start("tools/compress.py", *arguments, cwd=cwd, FRENZY_DATA="nowhere")
 
 
 @pytest.mark.parametrize(

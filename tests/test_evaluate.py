@@ -3,13 +3,11 @@
 import csv
 import io
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import types
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 import tf_keras as keras
@@ -227,8 +225,7 @@ def test_a_damaged_card_and_a_damaged_graph(tmp_path, score):
 
 
 def test_no_folder_is_one_line():
-    command = [sys.executable, str(ROOT / "tools" / "evaluate.py"), "--load_folder=nowhere"]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    done = programs.start("tools/evaluate.py", "--load_folder=nowhere")
     assert done.returncode == 2
     assert done.stderr == (
         "evaluate.py: nowhere is no SavedModel: it holds no saved_model.pb; name the folder that does by --load_folder\n"

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import flatbuffers
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 import tf_keras as keras
@@ -177,8 +176,7 @@ def test_bad_input_is_one_line(tmp_path, folders, images):
 
 
 def export_tool(*arguments):
-    command = [sys.executable, str(ROOT / "tools/export.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return programs.start("tools/export.py", *arguments)
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 import os
 import pathlib
-import subprocess
 import sys
 
+import programs
 import pytest
 import tensorflow as tf
 
@@ -17,8 +17,7 @@ MICROBOTNET = ROOT / "zoo" / "microbotnet_x032_cifar10"
 
 def start(program, *arguments, cwd):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, str(program), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return programs.start(program, *arguments, cwd=cwd, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,7 @@ def start(program, *arguments, cwd):
     ids=["no output", "both", "no SavedModel"],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, expected):
-    done = start(ROOT / "tools" / "export.py", *arguments, cwd=tmp_path)
+    done = start("tools/export.py", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"export.py: {expected}")
     assert list(tmp_path.iterdir()) == []
@@ -54,11 +53,11 @@ def test_standalone_without_the_package(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_there_and_back(tmp_path):
     """The committed MicroBotNet: packed, unpacked, classified alike; a packed file alone is refused in one line."""
-    done = start(ROOT / "tools" / "export.py", f"--load_folder={MICROBOTNET}", "--packed=f", cwd=tmp_path)
+    done = start("tools/export.py", f"--load_folder={MICROBOTNET}", "--packed=f", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"181 tensors, {os.path.getsize(tmp_path / 'f'):,} bytes" in done.stdout
     assert "468,500.0  storage under micronet\n" in done.stdout
-    done = start(ROOT / "tools" / "export.py", "--unpack=f", "--output=back", cwd=tmp_path)
+    done = start("tools/export.py", "--unpack=f", "--output=back", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     images = tf.constant(export.fixed_images((32, 32, 3)))
     one, other = (
@@ -70,7 +69,7 @@ def test_there_and_back(tmp_path):
     picture.write_bytes(tf.io.encode_png(tf.zeros((32, 32, 3), tf.uint8)).numpy())
     engine = ("--runtime", "tensorflow")
     shown = [
-        start(ROOT / "standalone_inference.py", *engine, "--load_folder", each, "--images", picture, cwd=tmp_path).stdout
+        start("standalone_inference.py", *engine, "--load_folder", each, "--images", picture, cwd=tmp_path).stdout
         for each in (MICROBOTNET, "f")
     ]
     assert shown[0] == shown[1]

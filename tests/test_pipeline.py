@@ -1,7 +1,6 @@
 """The tools from a data folder to a scored SavedModel, each as its own process, as a user runs them."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -9,22 +8,14 @@ import sys
 import time
 
 import numpy as np
+import programs
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def tool(*arguments, cwd=ROOT, **environment):
-    environment = {**os.environ, **{key: str(value) for key, value in environment.items()}}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return programs.start(*arguments, cwd=cwd, **environment)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 import csv
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 import tf_keras as keras
@@ -25,9 +25,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def start(*arguments, cwd):
-    command = [sys.executable, str(ROOT / "tools" / "search.py"), *arguments]
-    env = {**os.environ, "FRENZY_DATA": "nowhere"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    return programs.start("tools/search.py", *arguments, cwd=cwd, FRENZY_DATA="nowhere")
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_from_the_command_line_to_a_network(tmp_path):
     assert 0.97 * 20e6 <= float(report.totals.operations) <= 20e6
     assert rows.facts["budget"]["reached"] == float(report.totals.operations)
     assert f"{float(report.totals.operations):,.0f} operations" in (tmp_path / "run" / "report.txt").read_text()
-    assert len(list(csv.DictReader((tmp_path / "run" / "search.csv").open()))) == 4  # every 5 of 20 steps
+    assert len(table(tmp_path / "run" / "search.csv")) == 4  # every 5 of 20 steps
     card = json.loads((tmp_path / "run" / "found" / "SavedModel" / export.CARD).read_text())
     assert card["training"]["began_with"] == "the supernet's weights"
     shape = rows.input_shape
@@ -88,7 +91,7 @@ def test_a_sweep_draws_its_front(tmp_path):
     ]
     done = start(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    points = list(csv.DictReader((tmp_path / "run" / "front.csv").open()))
+    points = table(tmp_path / "run" / "front.csv")
     assert [point["kind"] for point in points] == ["search", "uniform"]
     whole = float(export.account_model(models.build("frenzy_small", 10), ["micronet"])["micronet"].score.total)
     assert all(float(point["score"]) <= 0.3 * whole for point in points)

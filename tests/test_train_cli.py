@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pathlib
 import re
 import signal
@@ -11,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -30,8 +30,7 @@ STEPS = 2 * 9  # 10,000 images less the recipe's 1,000 held out
 
 def start(tool, *arguments, cwd, **environment):
     """A tool, run to its end."""
-    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    return programs.start(f"tools/{tool}", *arguments, cwd=cwd, **environment)
 
 
 def well(done):
