@@ -346,3 +346,12 @@ def test_finished_maps_are_layers():
     assert FakeQuantize(0.0, 1.0, 2, name="m").get_config()["bits"] == 2
     with pytest.raises(CompressError, match="bits is 16; allowed: 2 to 8"):
         FakeQuantize(0.0, 1.0, 16)
+
+
+def test_the_zoos_depthwise_convs_cluster():
+    """They are of a class of their own."""
+    model = models.build("microbotnet_x0.32")
+    wrapped = compress(model, "cluster", Rule("^block9_(dw|expand).*kernel$"), clusters=4)
+    plain = strip(wrapped)
+    assert type(plain.get_layer("block9_dw")) is type(model.get_layer("block9_dw"))
+    assert len(np.unique(plain.get_layer("block9_dw").depthwise_kernel)) <= 4

@@ -8,6 +8,7 @@ import tf_keras as keras
 from frenzy.compress import wrap
 from frenzy.compress.tensors import IN_BLOCKS, CompressError, Rule, select
 from frenzy.layers.cond_conv import CondConv2D, CondDepthwiseConv2D
+from frenzy.layers.depthwise import DepthwiseConv2D
 from frenzy.layers.squeeze_excite import SqueezeExcite
 
 START = tfmot.clustering.keras.CentroidInitialization
@@ -34,6 +35,7 @@ CLUSTERED: dict[type, typing.Any] = {
     kind: _clusterable(kind)
     for kind in (
         keras.layers.DepthwiseConv2D,
+        DepthwiseConv2D,
         keras.layers.Conv2D,
         keras.layers.Dense,
         SqueezeExcite,
