@@ -18,6 +18,7 @@ import typing
 import zlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -59,22 +60,26 @@ def rho(squares: tf.Tensor, elements) -> tf.Tensor:
     return tf.sqrt(squares + TINY) / tf.sqrt(tf.cast(elements, squares.dtype))
 
 
-def distances(side: int, dtype=tf.float32) -> tf.Tensor:
+def distances(side: int) -> np.ndarray:
     """(side, side // 2 + 1): 1 where the row is so far from the middle one."""
-    return tf.one_hot([abs(row - side // 2) for row in range(side)], side // 2 + 1, dtype=dtype)
+    return np.eye(side // 2 + 1)[[abs(row - side // 2) for row in range(side)]]
 
 
-def groups(widths: Sequence[int], dtype=tf.float32) -> tf.Tensor:
+def groups(widths: Sequence[int]) -> np.ndarray:
     """(channels, groups): 1 where the channel is of the group, for nested widths n_1 < n_2 < ... of which the last is all."""
-    members = [group for group, (low, high) in enumerate(zip((0, *widths), widths, strict=False)) for _ in range(low, high)]
-    return tf.one_hot(members, len(widths), dtype=dtype)
+    return np.repeat(np.eye(len(widths)), np.diff([0, *widths]), axis=0)
+
+
+def times(matrix: np.ndarray, vector: tf.Tensor) -> tf.Tensor:
+    """A matrix times a vector, by an op whose gradient is as plain."""
+    return tf.reshape(tf.matmul(tf.constant(matrix, vector.dtype), tf.reshape(vector, (-1, 1))), (-1,))
 
 
 def side_mask(indicators: tf.Tensor, side: int) -> tf.Tensor:
     """(side,); all ones where there is nothing to decide."""
     if not indicators.shape[0]:
         return tf.ones(side, indicators.dtype)
-    return tf.linalg.matvec(distances(side, indicators.dtype), nested(indicators))
+    return times(distances(side), nested(indicators))
 
 
 def spatial_mask(indicators: Indicators, sides: tuple[int, int]) -> tf.Tensor:
@@ -84,7 +89,7 @@ def spatial_mask(indicators: Indicators, sides: tuple[int, int]) -> tf.Tensor:
 
 def live_channels(indicators: Indicators, widths: Sequence[int]) -> tf.Tensor:
     """(channels,)."""
-    return tf.linalg.matvec(groups(widths, indicators.width.dtype), nested(indicators.width))
+    return times(groups(widths), nested(indicators.width))
 
 
 def decide(
@@ -98,7 +103,7 @@ def decide(
         """Of the rows, or columns, at every distance but 0: two of `across` elements each."""
         if not threshold.shape[0]:
             return tf.zeros(0, dtype)
-        by_distance = tf.linalg.matvec(distances(side, dtype), sums, transpose_a=True)[1:]
+        by_distance = times(distances(side).T[1:], sums)
         return rho(by_distance, 2 * across * inputs * channels) - threshold
 
     row_margins = margins(tf.reduce_sum(squares, (1, 2)), rows, columns, thresholds.rows)
@@ -106,7 +111,7 @@ def decide(
     spatial = Indicators(step(row_margins), step(column_margins), tf.zeros(0, dtype))
     mask = spatial_mask(spatial, (rows, columns))
     by_channel = tf.reduce_sum(tf.square(mask)[:, :, None] * squares, (0, 1))
-    by_group = tf.linalg.matvec(groups(widths, dtype), by_channel, transpose_a=True)[1:]
+    by_group = times(groups(widths).T[1:], by_channel)
     sizes = tf.constant([high - low for low, high in itertools.pairwise(widths)], dtype)
     width_margins = rho(by_group, tf.reduce_sum(mask) * inputs * sizes) - thresholds.width
     return Indicators(row_margins, column_margins, width_margins), spatial._replace(width=step(width_margins))

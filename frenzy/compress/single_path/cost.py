@@ -96,8 +96,8 @@ def live_vectors(network: Network, chosen: Mapping[str, Choice]) -> dict[str, Ve
 class Facts:
     """What a price looks at: taps of the kernel, live channels in and out, additions of two live values.
 
-    norm: what a batch normalisation costs (scale and shift, folded) as shares: how much of it folds, and the channels and
-    pixels of the bias that is left of it then.
+    folded: how much of a batch normalisation disappears into a layer beside it; `bias` and `bias_places`: the channels and
+    pixels of what is left of it then.
     """
 
     op: Op
@@ -165,9 +165,11 @@ def _maximum(facts: Facts) -> Cost:
 
 
 def _norm(facts: Facts) -> Cost:
-    """A bias of the layer that it folds into, or a scale and a shift."""
+    """A bias of the layer that it folds into, or a scale and a shift; of both where it depends on the kernel."""
     whole = Cost(2 * WEIGHT_BITS * facts.live_out, 1.5 * facts.elements)
     left = Cost(WEIGHT_BITS * facts.bias, facts.bias * facts.bias_places)
+    if isinstance(facts.folded, int):
+        return left if facts.folded else whole
     return Cost(
         facts.folded * left.storage_bits + (1 - facts.folded) * whole.storage_bits,
         facts.folded * left.operations + (1 - facts.folded) * whole.operations,

@@ -24,6 +24,7 @@ from frenzy.layers.superkernel import (
     SuperKernelDepthwiseConv2D,
     groups,
     nested,
+    times,
     widths_of,
 )
 
@@ -84,7 +85,7 @@ def _shares(indicators: tf.Tensor, whole: int) -> dict[int, Any]:
 def choice_of(layer, indicators: Indicators) -> Choice:
     """A layer's indicators as the cost takes them, in float64."""
     height, width = layer.kernel_size
-    live = tf.linalg.matvec(groups(layer.widths, tf.float64), tf.cast(nested(indicators.width), tf.float64))
+    live = times(groups(layer.widths), tf.cast(nested(indicators.width), tf.float64))
     return Choice(_shares(indicators.rows, height), _shares(indicators.columns, width), live, layer.widths)
 
 
