@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 import random
 import signal
@@ -12,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import programs
 import pytest
 import tf_keras as keras
 
@@ -19,6 +19,7 @@ from frenzy import export
 from frenzy.compress import netadapt
 from frenzy.render import adaptation
 from frenzy.training.recipe import Recipe
+from tools import cli, session
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TRAINED = Recipe(network="frenzy_small", dataset="synthetic10", epochs=8, batch_size=500, peak_lr=0.1, hold_out=1000)
@@ -50,8 +51,7 @@ def command(tool, *arguments):
 
 
 def start(tool, *arguments, cwd):
-    env = {**os.environ, "FRENZY_DATA": "nowhere"}
-    return subprocess.run(command(tool, *arguments), cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    return programs.start(f"tools/{tool}", *arguments, cwd=cwd, FRENZY_DATA="nowhere")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,28 @@ def test_bad_input_is_one_line(exported, tmp_path, tool, arguments, expected):
     assert done.returncode == 2
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_adapted_network_is_built_as_it_is(exported, tmp_path):
+    """Whatever network the recipe names; what is made of it carries it on."""
+    recipe = Recipe(network="alexnet_cifar", dataset="synthetic10", epochs=1, init_from=str(exported))
+    model, fresh = session.build_network(recipe, 10, (32, 32, 3))
+    assert fresh == []
+    np.testing.assert_array_equal(model.get_layer("conv2").kernel, export.stored_weights(exported)["conv2/kernel"])
+    with pytest.raises(
+        cli.UsageError, match=r"is an adapted network of 10 classes and images of \(32, 32, 3\); synthetic10 has 7"
+    ):
+        session.build_network(recipe, 7, (32, 32, 3))
+    with pytest.raises(cli.UsageError, match="has no dropout; leave --dropout out"):
+        session.fresh_network(dataclasses.replace(recipe, dropout=0.1), 10, (32, 32, 3))
+    (tmp_path / "assets.extra").mkdir()
+    session.carry_architecture(model, tmp_path, recipe)
+    assert session.adapted_network(tmp_path).get_config() == model.get_config()
+    session.carry_architecture(model, tmp_path / "elsewhere", dataclasses.replace(recipe, init_from=None))
+    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "assets.extra" / "architecture.json").write_text("{}")
+    with pytest.raises(cli.UsageError, match="holds no network that can be built"):
+        session.adapted_network(tmp_path)
 
 
 def rows_of(folder):
@@ -132,6 +154,10 @@ def test_from_folder_to_folder(exported, tmp_path):
     assert onwards.returncode == 0, onwards.stderr
     further = json.loads((whole / "more" / "journal.json").read_text())["rows"]
     assert further[0]["resource"] == rows[-1]["resource"] > further[-1]["resource"]
+    pruning = ["--method=prune", "--sparsity=0.5", "--tensors=conv", "--epochs=1", "--run_dir=pruned"]
+    pruned = start("compress.py", f"--load_folder={whole / 'run' / 'SavedModel'}", *pruning, cwd=whole)
+    assert pruned.returncode == 0, pruned.stderr
+    assert session.adapted_network(whole / "pruned" / "SavedModel").count_params() > 0
 
 
 @pytest.mark.slow

@@ -201,6 +201,7 @@ def main() -> None:
         }
         pixels = export.Preprocessing(tuple(test.mean), tuple(test.std))
         export.export(plain, output, pixels, test.class_names, "float16", facts)
+        session.carry_architecture(plain, output, recipe)
     text = report(card, accuracy, tensors, output)
     files.write(folder / "report.txt", text)
     print(text + f"\nwrote {output} and {folder / 'report.txt'}")

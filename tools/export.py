@@ -12,7 +12,6 @@ result into the model card.
 --packed beside --run_dir packs what is exported. Exit codes: 0 done, 2 bad input, 130 interrupted.
 """
 
-import dataclasses
 import datetime
 import json
 import pathlib
@@ -137,9 +136,7 @@ def export_run() -> None:
     keras.mixed_precision.set_global_policy("float32")
     test = session.load_split(recipe, "test")
     with cli.user_errors(run.TrainingError, export.ExportError):
-        model, _ = session.build_network(
-            dataclasses.replace(recipe, init_from=None), len(test.class_names), test.images.shape[1:]
-        )
+        model = session.fresh_network(recipe, len(test.class_names), test.images.shape[1:])
         progress = run.restore(model, folder)
         if FLAGS.weight_dtype == "float16":
             export.round_weights(model, FLAGS.weight_dtype)
@@ -156,6 +153,7 @@ def export_run() -> None:
         pixels = export.Preprocessing(tuple(test.mean), tuple(test.std))
         dtype = FLAGS.weight_dtype if FLAGS.weight_dtype == "float16" else None
         card = export.export(model, FLAGS.output, pixels, test.class_names, dtype, facts)
+        session.carry_architecture(model, FLAGS.output, recipe)
     frenzy = card["counts"]["frenzy"]
     print(f"wrote {FLAGS.output}: top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%} of {accuracy['n']:,} test images,")
     print(f"MS {frenzy['storage_bytes'] / 2**20:.3f} MiB, OC {frenzy['operations'] / 1e6:.3f} M operations (frenzy)")

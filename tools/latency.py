@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import numpy as np
 from absl import flags
 
-from tools import cli
+from tools import cli, session
 
 FLAGS = flags.FLAGS
 LINE = "{:>7}  {:>12}  {:>12}  {:>12}  {:>8}"
@@ -44,14 +44,12 @@ def open_table():
 def load_network():
     """The network of --load_folder, as it was written, or --network with fresh weights."""
     from frenzy import export, models
-    from frenzy.compress import CompressError, netadapt
 
-    with cli.user_errors(models.UnknownNetworkError, ValueError, export.ExportError, CompressError, KeyError, TypeError):
+    with cli.user_errors(models.UnknownNetworkError, ValueError, export.ExportError, KeyError, TypeError):
         if not FLAGS.load_folder:
             return models.build(FLAGS.network)
-        written = pathlib.Path(FLAGS.load_folder, "assets.extra", "architecture.json")
-        if written.is_file():
-            return netadapt.read_architecture(written)
+        if carried := session.adapted_network(FLAGS.load_folder):
+            return carried
         card = export.read_card(FLAGS.load_folder)
         return models.build(card["name"], len(card["class_names"]), tuple(card["input_shape"]))
 

@@ -27,7 +27,6 @@ from tools import cli, compress, latency, session
 FLAGS = flags.FLAGS
 HOLD_OUT = 5000  # training images, where the recipe holds out none
 CONVENTION = "micronet"
-ARCHITECTURE = pathlib.Path("assets.extra", "architecture.json")
 ROW = "{:>9}  {:>22}  {:>11}  {:>12}  {:>7}  {:>7}  {:>8}"
 UNITS = {"latency": "s", "macs": "MACs", "parameters": "parameters", "score": "of the baseline"}
 
@@ -80,18 +79,7 @@ def resource_of(name: str):
 
 def start_network(recipe: Recipe, split):
     """The network of --load_folder with its weights, of the zoo or one that was adapted before."""
-    from frenzy import export
-    from frenzy.compress import netadapt
-    from frenzy.models import transfer
-    from frenzy.models.arrays import ArraysError
-
-    written = pathlib.Path(FLAGS.load_folder) / ARCHITECTURE
-    if written.is_file():
-        model = netadapt.read_architecture(written)
-        with cli.user_errors(export.ExportError, ArraysError):
-            fresh = transfer(model, export.stored_weights(FLAGS.load_folder))
-    else:
-        model, fresh = session.build_network(recipe, len(split.class_names), split.images.shape[1:])
+    model, fresh = session.build_network(recipe, len(split.class_names), split.images.shape[1:])
     if fresh:
         raise cli.UsageError(f"{FLAGS.load_folder} has no {fresh[0]} of {recipe.network}; adapt before you compress")
     return model
@@ -192,7 +180,7 @@ def write(model, folder, split, facts: dict) -> None:
     export.round_weights(model, "float16")
     pixels = export.Preprocessing(tuple(split.mean), tuple(split.std))
     export.export(model, folder, pixels, split.class_names, "float16", facts)
-    netadapt.write_architecture(model, pathlib.Path(folder) / ARCHITECTURE)
+    netadapt.write_architecture(model, pathlib.Path(folder, *session.ARCHITECTURE))
 
 
 def calls(folder: pathlib.Path, recipe: Recipe, resource, split, held, shown: Shown):

@@ -103,7 +103,7 @@ def import_state() -> None:
             raise cli.UsageError(f"{folder} holds a run already; name another --run_dir")
         keras.utils.set_random_seed(recipe.seed)
         keras.mixed_precision.set_global_policy(recipe.precision)
-        model, _ = session.build_network(dataclasses.replace(recipe, init_from=None), plan["classes"], tuple(plan["sides"]))
+        model = session.fresh_network(recipe, plan["classes"], tuple(plan["sides"]))
         state = portable.State(progress.step, progress.seconds, progress.sums, values)
         portable.save(model, recipe, run.Run(folder, recipe, _facts(plan, progress), resume=False), state, plan["steps"])
         run_step.write_history(folder, progress.history)

@@ -20,6 +20,7 @@ with cli.hushed():  # the names of augmentations come with TensorFlow
 
 FLAGS = flags.FLAGS
 RECIPES = sorted(path.stem for path in (pathlib.Path(__file__).parent / "recipes").glob("*.py") if path.stem != "__init__")
+ARCHITECTURE = ("assets.extra", "architecture.json")  # within a SavedModel whose network no builder makes
 FLAG_NAMES = {"dataset": "dataset_name"}  # where a flag is not called as the recipe's field
 _DEFINE = {
     int: flags.DEFINE_integer,
@@ -116,16 +117,54 @@ def training_data(recipe: Recipe):
         return hold_out(train, recipe.hold_out)
 
 
+def fresh_network(recipe: Recipe, classes: int, input_shape: tuple[int, int, int]):
+    """The recipe's network with fresh weights: what `init_from` carries as its own architecture, else the zoo's."""
+    from frenzy import models
+
+    if recipe.init_from and (carried := adapted_network(recipe.init_from)):
+        if (theirs := (*carried.input_shape[1:], carried.output_shape[-1])) != (*input_shape, classes):
+            raise cli.UsageError(
+                f"{recipe.init_from} is an adapted network of {theirs[-1]} classes and images of {theirs[:-1]}; {recipe.dataset} "
+                f"has {classes} and {tuple(input_shape)}: name another network by --init_from"
+            )
+        dropouts = [layer for layer in carried.layers if hasattr(layer, "rate")]
+        if recipe.dropout is not None and not dropouts:
+            raise cli.UsageError(f"{recipe.init_from} has no dropout; leave --dropout out")
+        for layer in dropouts:
+            layer.rate = layer.rate if recipe.dropout is None else recipe.dropout
+        return carried
+    overrides = {} if recipe.dropout is None else {"dropout": recipe.dropout}
+    if overrides and recipe.network in models.ZOO and not takes(models.ZOO[recipe.network].builder, "dropout"):
+        raise cli.UsageError(f"{recipe.network} has no dropout; leave --dropout out")
+    with cli.user_errors(models.UnknownNetworkError, ValueError):
+        return models.build(recipe.network, classes, input_shape, **overrides)
+
+
+def adapted_network(folder: str):
+    """The network with fresh weights that no builder makes and that lies beside a SavedModel for this; None where none does."""
+    path = pathlib.Path(folder, *ARCHITECTURE)
+    if not path.is_file():
+        return None
+    from frenzy.compress import CompressError, netadapt
+
+    with cli.user_errors(CompressError):
+        return netadapt.read_architecture(path)
+
+
+def carry_architecture(model, folder: str, recipe: Recipe) -> None:
+    """Lays the network beside its SavedModel where that which it began with is an adapted one."""
+    if recipe.init_from and pathlib.Path(recipe.init_from, *ARCHITECTURE).is_file():
+        from frenzy.compress import netadapt
+
+        netadapt.write_architecture(model, pathlib.Path(folder, *ARCHITECTURE))
+
+
 def build_network(recipe: Recipe, classes: int, input_shape: tuple[int, int, int]):
     """The recipe's network, fresh or with the weights of `init_from` where these fit; and the names of weights left fresh."""
     from frenzy import export, models
     from frenzy.models.arrays import ArraysError
 
-    overrides = {} if recipe.dropout is None else {"dropout": recipe.dropout}
-    if overrides and recipe.network in models.ZOO and not takes(models.ZOO[recipe.network].builder, "dropout"):
-        raise cli.UsageError(f"{recipe.network} has no dropout; leave --dropout out")
-    with cli.user_errors(models.UnknownNetworkError, ValueError):
-        model = models.build(recipe.network, classes, input_shape, **overrides)
+    model = fresh_network(recipe, classes, input_shape)
     if not recipe.init_from:
         return model, []
     with cli.user_errors(export.ExportError, ArraysError):
