@@ -5,6 +5,8 @@
   train      a training step of ours beside Model.fit and PyTorch (where it is installed), and what augmentation takes of it
   compress   a training step of a network wrapped by each method of compress.py beside one of the plain network
   infer      what standalone_inference.py chooses beside every engine that is installed: images/s, share of the GEMM peak, memory
+  score      what standalone_inference.py adds to a network: scoring all test images, and its start
+  optimize   a graph as tools/export.py --optimize writes it beside the original, in the same engines
   search     a step of a single-path search's supernet beside one of the plain network: time and memory
 All that is compared takes turns in one run; the table gives medians and between what the samples lie, the file every sample,
 the machine, the date, the command and the versions. Every subcommand has flags of its own: account --help.
@@ -24,7 +26,7 @@ from frenzy.render.files import write
 from tools import cli
 from tools.benchmarks import document, measure
 
-SUBCOMMANDS = ("account", "train", "compress", "infer", "search")
+SUBCOMMANDS = ("account", "train", "compress", "infer", "score", "optimize", "search")
 FLAGS = flags.FLAGS
 
 
