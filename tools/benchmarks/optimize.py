@@ -130,7 +130,8 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
             for folder in (case.folder, other):
                 setting = engines_peers.Setting(folder, 1, threads, f"{work}/facts.json")
                 workers.Worker(case.name, engines_peers.prepare, setting, threads=threads).close()
-            found, missing = [], {}
+            found: list[Pair] = []
+            missing: dict[str, str] = {}
             for batch in batches:
                 pairs, missing = pairs_of((case.folder, other), batch, threads, FLAGS.engine, plan, FLAGS.seconds)
                 found += pairs

@@ -6,6 +6,7 @@ with what it converted and timed before in its cache.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
@@ -85,13 +86,17 @@ def start(folder: str, picture: pathlib.Path) -> None:
         raise cli.UsageError(done.stderr.strip() or f"standalone_inference.py ended with exit code {done.returncode}")
 
 
+def _step(worker: workers.Worker, _: Any) -> None:
+    worker.run(1)
+
+
 def timings_of(case: infer.Case, setting: Setting, plan: measure.Plan, picture: pathlib.Path) -> list[measure.Timing]:
     """[scoring, network, start]"""
     workers.Worker("survey", survey, setting, threads=setting.threads).close()
     start(case.folder, picture)
     running = [workers.Worker(main.__name__, main, setting, threads=setting.threads) for main in (scoring, network)]
     try:
-        subjects = [measure.Subject(each.name, lambda _, worker=each: worker.run(1)) for each in running]
+        subjects = [measure.Subject(each.name, functools.partial(_step, each)) for each in running]
         return measure.measure([*subjects, measure.Subject("start", lambda _: start(case.folder, picture))], plan)
     finally:
         for each in running:
