@@ -109,6 +109,7 @@ def assert_equal_but_for_rounding(ours, theirs, atol, rtol_of_variances):
         np.testing.assert_allclose(ours[name], theirs[name], atol=atol, rtol=rtol, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_devices_train_as_one(devices, case):
     one, two = devices[case]["1"], devices[case]["2"]
@@ -118,6 +119,7 @@ def test_two_devices_train_as_one(devices, case):
     assert min(moved) > 1e-3
 
 
+@pytest.mark.slow
 def test_without_synchronized_norms_they_do_not(devices):
     one, apart = devices["crop_flip"]["1"], devices["crop_flip"]["apart"]
     assert np.abs(one["conv1/kernel"] - apart["conv1/kernel"]).max() > 1e-4

@@ -86,6 +86,7 @@ NETWORKS = {
         dataclasses.replace(mobilenet.V2, blocks=mobilenet.V2.blocks[:3]), 0.25, 10, (16, 16, 3), delay=1
     ),
 }
+QUICK = ("every kind", "frenzy, symmetric padding", "resnet", "mobilenet_v1")
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +142,7 @@ def check_decisions_of(name, trials, first):
                 assert float(cost.score(found, convention)) == pytest.approx(float(report.score.total), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_masked_equals_extracted_equals_counted(name):
     check_decisions_of(name, trials=1, first=list(NETWORKS).index(name))
 
@@ -304,6 +305,7 @@ def test_a_kernel_that_pads_nothing_keeps_its_sides():
     np.testing.assert_allclose(net.model(x), extract(net.plain, net.smallest(), net.model)(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_checkpoints_and_copies(tmp_path):
     """SavedModel, config and checkpoint of a supernet that was cut."""
     net = supernet(small())
@@ -374,7 +376,10 @@ def test_a_budget_must_be_reachable():
         penalize(net, objective, most)
 
 
-@pytest.mark.parametrize(("share", "start"), [(0.15, "smallest"), (0.5, "whole"), (0.8, "any")])
+@pytest.mark.parametrize(
+    ("share", "start"),
+    [(0.15, "smallest"), pytest.param(0.5, "whole", marks=pytest.mark.slow), pytest.param(0.8, "any", marks=pytest.mark.slow)],
+)
 def test_the_repaired_network_is_close_below_its_budget(share, start):
     """29 layers; whatever the search left."""
     net = supernet(frenzy.build(frenzy.unpruned_rows((10, 20, 40), 3), 10, (8, 8, 3), symmetric_padding=True))
