@@ -4,7 +4,6 @@ A layer is measured with what a runtime fuses into it (its padding before, BN an
 these the table is interpolated along every axis. A network takes one call, and of every part what it takes beyond a call.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -14,13 +13,14 @@ import pathlib
 import platform
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+
+from frenzy.quiet import quiet
 
 RUNTIMES = ("litert", "tensorflow")
 POINTS, STEP = 5, 8  # widths an axis, and what they are multiples of
@@ -168,20 +168,6 @@ def network(unit: Unit, widths: Sequence[int]) -> keras.Model:
     return keras.Model(inputs, x)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Converter and interpreter write what they do to descriptor 2."""
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "w") as sink, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            os.dup2(sink.fileno(), 2)
-            yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-
-
 def compiled(model: keras.Model, runtime: Runtime) -> Callable[[], Any]:
     """One call of the network on images that are there already, as the runtime runs it. Raises LatencyError."""
     specs = [tf.TensorSpec((runtime.batch, *each.shape[1:]), tf.float32) for each in model.inputs]
@@ -193,7 +179,7 @@ def compiled(model: keras.Model, runtime: Runtime) -> Callable[[], Any]:
         tensors = [tf.constant(each) for each in images]
         return lambda: concrete(*tensors)
     try:
-        with _quiet():
+        with quiet():
             content = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model).convert()
             interpreter = tf.lite.Interpreter(model_content=content, num_threads=runtime.threads)
             interpreter.allocate_tensors()

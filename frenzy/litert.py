@@ -4,19 +4,18 @@ A TFLite file knows float32, float16 and whole numbers of 4, 8 and more bits. We
 are stored as, float32 or int8: the network gets no smaller by having few values, only by packing (frenzy.packed).
 """
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from frenzy.accounting import Report
+from frenzy.quiet import quiet
 
 MOST_OFF = 1e-3  # of the largest logit: a float32 file against the SavedModel
 ENTRY = "serving_default"
@@ -60,20 +59,6 @@ class Shrinkage:
     kept: tuple[Kept, ...]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter warns of what it is itself, and writes its passes' notes to descriptor 2."""
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "w") as sink, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            os.dup2(sink.fileno(), 2)
-            yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-
-
 def convert(folder: str | os.PathLike, calibration: np.ndarray | None = None) -> bytes:
     """The content of a TFLite file of `serving_default`: normalised float32 images (n, h, w, c) -> float32 logits.
 
@@ -85,7 +70,7 @@ def convert(folder: str | os.PathLike, calibration: np.ndarray | None = None) ->
     if calibration is not None and not len(calibration):
         raise LitertError("int8 needs images to calibrate on, and none came; give a few hundred of the training set")
     try:
-        with _quiet():
+        with quiet():
             converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[ENTRY])
             if calibration is not None:
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -111,7 +96,7 @@ class Runner:
 
     def __init__(self, content: bytes, threads: int | None = None):
         try:
-            with _quiet():
+            with quiet():
                 self.interpreter = _interpreter()(model_content=content, num_threads=threads)
                 (self.source,), (self.sink,) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
         except (ValueError, RuntimeError) as e:
@@ -121,7 +106,7 @@ class Runner:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images, np.float32)
         if len(images) != self.batch:
-            with _quiet():
+            with quiet():
                 self.interpreter.resize_tensor_input(self.source["index"], images.shape)
                 self.interpreter.allocate_tensors()
             self.batch = len(images)
