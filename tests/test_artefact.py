@@ -45,9 +45,12 @@ def test_readme_tells_the_cards_accuracy(card):
 @pytest.mark.slow
 @pytest.mark.cifar
 @pytest.mark.skipif("FRENZY_DATA" not in os.environ, reason="the real CIFAR is not at hand: set FRENZY_DATA")
-def test_accuracy_on_the_real_test_set(card):
-    command = [sys.executable, str(ROOT / "standalone_inference.py"), f"--load_folder={FOLDER}", "--json"]
+def test_accuracy_on_real_test_images(card):
+    """Within four standard deviations of a share of 1,000; tools/results.py holds every network to its card on all 10,000."""
+    command = [sys.executable, str(ROOT / "standalone_inference.py"), f"--load_folder={FOLDER}", "--json", "--limit=1000"]
+    command += ["--runtime=tensorflow"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200).stdout)
-    assert found["n"] == 10_000
-    assert found["top1"] == pytest.approx(card["accuracy"]["top1"], abs=0.0005)
-    assert found["top5"] == pytest.approx(card["accuracy"]["top5"], abs=0.0005)
+    assert found["n"] == 1_000
+    for name in ("top1", "top5"):
+        share = card["accuracy"][name]
+        assert found[name] == pytest.approx(share, abs=4 * (share * (1 - share) / 1_000) ** 0.5)

@@ -223,7 +223,7 @@ def test_too_many_threads():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["mixed_bfloat16"])
 def test_train_from_the_command_line(tmp_path, precision):
     path = tmp_path / "found.json"
     command = [sys.executable, str(ROOT / "tools/benchmark.py"), "train", "--recipe=synthetic10", "--batch_size=8"]

@@ -17,14 +17,16 @@ from frenzy.training.recipe import Recipe
 from tools import cli, compress, session
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TRAINED = Recipe(network="frenzy_small", dataset="synthetic10", epochs=16, batch_size=500, peak_lr=0.1, mixup=0.2)
+TRAINED = Recipe(
+    network="frenzy_small", dataset="synthetic10", epochs=16, batch_size=500, peak_lr=0.1, mixup=0.2, image_size=16
+)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """frenzy_small with fresh weights, exported as if TRAINED had made it."""
     keras.utils.set_random_seed(0)
-    model = models.build("frenzy_small", 10)
+    model = models.build("frenzy_small", 10, (16, 16, 3))
     export.round_weights(model, "float16")
     folder = tmp_path_factory.mktemp("zoo") / "small"
     facts = {"dataset": "synthetic10", "training": {"recipe": dataclasses.asdict(TRAINED)}}

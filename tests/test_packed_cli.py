@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 import sys
 
 import programs
@@ -76,6 +77,7 @@ def test_there_and_back(tmp_path):
     assert "%" in shown[0]
     alone = tmp_path / "alone.py"
     alone.write_bytes((ROOT / "standalone_inference.py").read_bytes())
-    done = start(alone, "--load_folder", "f", "--images", picture, cwd=tmp_path)
+    command = [sys.executable, alone, "--load_folder", "f", "--images", picture]  # where nothing of frenzy/ was imported
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "takes the package frenzy" in done.stderr

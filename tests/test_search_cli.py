@@ -54,13 +54,13 @@ def test_bad_input_is_one_line(tmp_path, arguments, expected):
 @pytest.mark.slow
 def test_from_the_command_line_to_a_network(tmp_path):
     """A short search stopped by nothing: rows, report and picture agree with the exported network, and --resume adds nothing."""
-    arguments = ["--network=frenzy_small", "--dataset_name=synthetic10", "--target_operations=20e6", "--convention=frenzy"]
-    arguments += ["--epochs=1", "--batch_size=500", "--hold_out=0", "--run_dir=run"]
+    arguments = ["--network=frenzy_small", "--dataset_name=synthetic10", "--target_operations=5e6", "--convention=frenzy"]
+    arguments += ["--epochs=1", "--batch_size=500", "--image_size=16", "--hold_out=0", "--run_dir=run"]
     done = start(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "run" / "rows.json")
     report = account(read(tmp_path / "run" / "found" / "SavedModel"), "frenzy")
-    assert 0.97 * 20e6 <= float(report.totals.operations) <= 20e6
+    assert 0.97 * 5e6 <= float(report.totals.operations) <= 5e6
     assert rows.facts["budget"]["reached"] == float(report.totals.operations)
     assert f"{float(report.totals.operations):,.0f} operations" in (tmp_path / "run" / "report.txt").read_text()
     assert len(table(tmp_path / "run" / "search.csv")) == 4  # every 5 of 20 steps
@@ -86,6 +86,7 @@ def test_a_sweep_draws_its_front(tmp_path):
         "--sweep=0.3",
         "--epochs=1",
         "--batch_size=1000",
+        "--image_size=16",
         "--hold_out=0",
         "--run_dir=run",
     ]
@@ -93,7 +94,7 @@ def test_a_sweep_draws_its_front(tmp_path):
     assert done.returncode == 0, done.stderr
     points = table(tmp_path / "run" / "front.csv")
     assert [point["kind"] for point in points] == ["search", "uniform"]
-    whole = float(export.account_model(models.build("frenzy_small", 10), ["micronet"])["micronet"].score.total)
+    whole = float(export.account_model(models.build("frenzy_small", 10, (16, 16, 3)), ["micronet"])["micronet"].score.total)
     assert all(float(point["score"]) <= 0.3 * whole for point in points)
     assert (tmp_path / "run" / "front.png").read_bytes().startswith(b"\x89PNG")
 

@@ -118,8 +118,10 @@ def litert(setting: Setting, images: np.ndarray) -> Run:
 
     import standalone_inference as script
 
-    cache = script.Network(pathlib.Path(setting.folder)).cache
-    interpreter = Interpreter(model_path=str(cache.folder / "float32.tflite"), num_threads=setting.threads)
+    file = script.Network(pathlib.Path(setting.folder)).cache.folder / "float32.tflite"
+    if not file.is_file():
+        raise ValueError("TensorFlow's converter refuses the network")
+    interpreter = Interpreter(model_path=str(file), num_threads=setting.threads)
     into, out = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     interpreter.resize_tensor_input(into, images.shape)
     interpreter.allocate_tensors()

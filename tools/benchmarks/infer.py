@@ -14,6 +14,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from tools.benchmarks import engines_peers, measure, train, workers
 from tools.benchmarks.engines_peers import AUTO, FLOAT, PEERS, PRECISIONS
 
 FLAGS = flags.FLAGS
+COLUMNS = 80
 GEMMS = ("float32", "bfloat16")
 PACKAGES = ("tensorflow", "ai-edge-litert", "openvino", "onnxruntime", "torch", "numpy")
 
@@ -145,7 +147,9 @@ def cases(folders: Sequence[str], networks: Sequence[str], work: pathlib.Path) -
             card = export.read_card(folder)
         with cli.hushed():
             macs = int(account(read(folder), "macs").totals.operations)
-        found.append(Case(card["name"], str(folder), macs, *sample_of(card, own)))
+        kept = pathlib.Path(source).name
+        name = card["name"] if number >= len(folders) or kept == "SavedModel" else f"{card['name']} ({kept})"
+        found.append(Case(name, str(folder), macs, *sample_of(card, own)))
     return found
 
 
@@ -241,7 +245,7 @@ def against(rows: Sequence[Row], name: str, narrow: bool) -> tuple[str, measure.
 
 def table(case: Case, batch: int, threads: int, rows: Sequence[Row], missing: Mapping[str, str]) -> str:
     """A line a subject."""
-    head = f"{'':18} {'ms/call':>9} {'from':>9} {'to':>9} {'images/s':>9} {'of best':>7} {'of peak':>7} {'MiB':>6}"
+    head = f"{'':17} {'ms/call':>8} {'from':>8} {'to':>8} {'images/s':>9} {'of best':>7} {'of peak':>7} {'MiB':>6}"
     plural = "" if threads == 1 else "s"
     lines = [f"{case.name}, batches of {batch}, {threads} thread{plural}", head, "-" * len(head)]
     best = max((row for row in rows if row.agrees), key=lambda row: row.images_per_second.median, default=None)
@@ -250,19 +254,21 @@ def table(case: Case, batch: int, threads: int, rows: Sequence[Row], missing: Ma
         ratio = f"{best.timing.ratio(row.timing).median:>7.2f}" if best else ""
         mark = "" if row.agrees else " *"
         lines.append(
-            f"{row.name:18} {median:>9.3f} {least:>9.3f} {most:>9.3f} {row.images_per_second.median:>9,.0f} {ratio} "
+            f"{row.name:17} {median:>8.3f} {least:>8.3f} {most:>8.3f} {row.images_per_second.median:>9,.0f} {ratio} "
             f"{row.share:>7.1%} {row.memory_bytes / 2**20:>6,.0f}{mark}"
         )
     for name, narrow in ((AUTO, True), (FLOAT, False)):
         if found := against(rows, name, narrow):
             peer, times = found
             chosen = next(row.facts.get("plan", "") for row in rows if row.name == name)
-            lines.append(f"{name} is {times.median:.2f}x ({times.least:.2f} to {times.most:.2f}) of {peer}: {chosen}")
+            said = f"{name} is {times.median:.2f}x ({times.least:.2f} to {times.most:.2f}) of {peer}: {chosen}"
+            lines += textwrap.wrap(said, COLUMNS, subsequent_indent="  ")
     for row in rows:
         if row.facts.get("agreement") is not None:
             lines.append(f"{row.name} answers {row.facts['agreement']:.1%} of {case.sample_of} as TensorFlow does")
     lines += [f"* {row.name} does not answer as TensorFlow does" for row in rows if not row.agrees]
-    lines += [f"{name} was left out: {why}" for name, why in missing.items()]
+    for name, why in missing.items():
+        lines += textwrap.wrap(f"{name} was left out: {why}", COLUMNS, subsequent_indent="  ")
     return "\n".join(lines) + "\n"
 
 

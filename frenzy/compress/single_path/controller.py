@@ -149,7 +149,8 @@ def read_log(path: pathlib.Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [{**row, "step": int(row["step"])} for row in rows]
 
 
 def write_log(path: pathlib.Path, rows: list[dict[str, float]]) -> None:
