@@ -205,15 +205,14 @@ def test_narrow_arithmetic_without_test_images_is_refused():
 # ---- the choice
 
 
-def test_the_race(monkeypatch):
-    """Medians of calls by turns; the first call does not count, but who is out of the race by it has no other."""
+def race(monkeypatch, calls, seconds):
+    """The speeds found by a clock that only these engines move: {name: seconds of its calls, one after the other}, 8 images each."""
 
     class Clock:
         now = 0.0
         perf_counter = staticmethod(lambda: Clock.now)
 
     monkeypatch.setattr(script, "time", Clock)
-    calls = {"fast": [5.0, 0.1, 0.2, 0.3], "even": [0.1, 0.2, 0.2, 0.2, 0.2], "slow": [10.5]}
 
     def run_of(name):
         def run(images):
@@ -222,8 +221,13 @@ def test_the_race(monkeypatch):
 
         return run
 
-    engines = {name: engine([run_of(name)], 8) for name in calls}
-    speeds = script.timed(engines, np.zeros((8, 1), np.float32), seconds=5.0 / 10)
+    return script.timed({name: engine([run_of(name)], 8) for name in calls}, np.zeros((8, 1), np.float32), seconds)
+
+
+def test_the_race(monkeypatch):
+    """Medians of calls by turns; the first call does not count, but who is out of the race by it has no other."""
+    calls = {"fast": [5.0, 0.1, 0.2, 0.3], "even": [0.1, 0.2, 0.2, 0.2, 0.2], "slow": [10.5]}
+    speeds = race(monkeypatch, calls, seconds=5.0 / 10)
     assert speeds["slow"] == pytest.approx(8 / 10.5)
     assert speeds["even"] == pytest.approx(8 / 0.2)
     assert speeds["fast"] == pytest.approx(8 / 5.0)
@@ -231,23 +235,9 @@ def test_the_race(monkeypatch):
 
 
 def test_the_first_call_of_a_burst_does_not_count(monkeypatch):
-    class Clock:
-        now = 0.0
-        perf_counter = staticmethod(lambda: Clock.now)
-
-    monkeypatch.setattr(script, "time", Clock)
     monkeypatch.setattr(script, "BURST", 1.0)
     calls = {"a": [1.0, *[0.75, 0.25] * 2], "b": [1.0, 0.5, 0.25, 0.25]}
-
-    def run_of(name):
-        def run(images):
-            Clock.now += calls[name].pop(0)
-            return images
-
-        return run
-
-    engines = {name: engine([run_of(name)], 8) for name in calls}
-    assert script.timed(engines, np.zeros((8, 1), np.float32), seconds=0.5) == {"a": 8 / 0.25, "b": 8 / 0.25}
+    assert race(monkeypatch, calls, seconds=0.5) == {"a": 8 / 0.25, "b": 8 / 0.25}
     assert [len(left) for left in calls.values()] == [0, 0]
 
 

@@ -69,9 +69,7 @@ def table(case: train.Case, timings: Sequence[measure.Timing]) -> str:
 
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
-    threads = FLAGS.threads or train.cores()
-    if threads > train.cores():
-        raise cli.UsageError(f"--threads={threads}: this process may use {train.cores()} cores; take 1 to {train.cores()}")
+    threads = train.threads_or_all(FLAGS.threads)
     texts, every, found = [], [], []
     for case in train.cases(FLAGS.recipe, "float32", FLAGS.batch_size):
         with cli.user_errors(workers.WorkerError):

@@ -119,9 +119,7 @@ def table(case: infer.Case, operations: tuple[float, float], pairs: Sequence[Pai
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
     batches = infer.whole_numbers("batch_sizes", FLAGS.batch_sizes)
-    threads = FLAGS.threads or train.cores()
-    if threads > train.cores():
-        raise cli.UsageError(f"--threads={threads}: this process may use {train.cores()} cores; take 1 to {train.cores()}")
+    threads = train.threads_or_all(FLAGS.threads)
     folders = FLAGS.load_folder or ([] if FLAGS.network else ["SavedModel/"])
     texts, every = [], []
     with tempfile.TemporaryDirectory() as work, cli.user_errors(workers.WorkerError):

@@ -124,9 +124,7 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
     from PIL import Image
 
-    threads = FLAGS.threads or train.cores()
-    if threads > train.cores():
-        raise cli.UsageError(f"--threads={threads}: this process may use {train.cores()} cores; take 1 to {train.cores()}")
+    threads = train.threads_or_all(FLAGS.threads)
     texts, every = [], []
     with tempfile.TemporaryDirectory() as work, cli.user_errors(workers.WorkerError, script.UserError):
         for case in infer.cases(FLAGS.load_folder or ["SavedModel/"], [], pathlib.Path(work)):

@@ -127,9 +127,7 @@ def memory_ratio(memories: Sequence[Memory]) -> float | None:
 
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The table, and the record for --output."""
-    threads = FLAGS.threads or train.cores()
-    if threads > train.cores():
-        raise cli.UsageError(f"--threads={threads}: this process may use {train.cores()} cores; take 1 to {train.cores()}")
+    threads = train.threads_or_all(FLAGS.threads)
     recipe = Recipe(
         network=FLAGS.network, dataset="cifar10", epochs=10**6, batch_size=FLAGS.batch_size, precision=FLAGS.precision
     )

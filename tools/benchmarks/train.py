@@ -69,6 +69,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_or_all(threads: int | None) -> int:
+    """As many as are asked for, else a thread a core. Raises UsageError for more than there are cores."""
+    if threads and threads > cores():
+        raise cli.UsageError(f"--threads={threads}: this process may use {cores()} cores; take 1 to {cores()}")
+    return threads or cores()
+
+
 def cases(names: Sequence[str], precision: str | None, batch_size: int | None) -> list[Case]:
     """A recipe once for every precision that is asked for. Raises UsageError."""
     from tools.session import RecipeError
@@ -166,9 +173,7 @@ def summary(timings: Sequence[measure.Timing]) -> dict[str, Any]:
 
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
-    threads = FLAGS.threads or cores()
-    if threads > cores():
-        raise cli.UsageError(f"--threads={threads}: this process may use {cores()} cores; take 1 to {cores()}")
+    threads = threads_or_all(FLAGS.threads)
     texts, every, found = [], [], []
     for case in cases(FLAGS.recipe, FLAGS.precision, FLAGS.batch_size):
         with cli.user_errors(workers.WorkerError):
