@@ -49,10 +49,12 @@ def _reads(nodes: Mapping[str, Node], ref: Ref) -> dict[str, str] | None:
     return found
 
 
-def computer(graph: tf.Graph, nodes: Mapping[str, Node]) -> Callable[[Ref, Mapping[str, np.ndarray]], np.ndarray | None]:
+def computer(
+    imported: Callable[[], tf.Graph], nodes: Mapping[str, Node]
+) -> Callable[[Ref, Mapping[str, np.ndarray]], np.ndarray | None]:
     """The function computed(ref, values): a constant tensor's value, None where an op is not pure or a value is missing.
 
-    `values` are the variables', by the node that holds them.
+    `imported` makes the graph, when it is first needed; `values` are the variables', by the node that holds them.
     """
     sessions: list[tf.compat.v1.Session] = []
 
@@ -70,7 +72,7 @@ def computer(graph: tf.Graph, nodes: Mapping[str, Node]) -> Callable[[Ref, Mappi
                 value = value[rows]
             feed[f"{reader}:0"] = value
         if not sessions:
-            sessions.append(tf.compat.v1.Session(graph=graph))
+            sessions.append(tf.compat.v1.Session(graph=imported()))
         try:
             return np.asarray(sessions[0].run(f"{ref[0]}:{ref[1]}", feed))
         except (tf.errors.OpError, TypeError, ValueError):

@@ -1,11 +1,12 @@
 """Shapes for a flat list of nodes, by TensorFlow's own shape functions: the graph is built, never run."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2, types_pb2
+from tensorflow.core.framework import attr_value_pb2, graph_pb2, types_pb2
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import op_def_registry
 
@@ -52,10 +53,35 @@ def _stand_in(node: NodeDef, index: int, batch: int) -> NodeDef:
     return stand_in
 
 
-def _importable(nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int) -> tuple[graph_pb2.GraphDef, set[str]]:
-    """A GraphDef that TensorFlow takes, and the names of the nodes in it that only stand for ops it does not know."""
-    foreign = {n.name for n in nodes if op_def_registry.get(n.op) is None}
-    used = _outputs_used(nodes)
+def _reads(nodes: Sequence[NodeDef]) -> dict[str, NodeDef]:
+    """The reads of a variable whose shape and type its own node states -> a placeholder of these, one for all that are alike.
+
+    They and the variables are half of a graph, and nothing is to be inferred of them.
+    """
+    handles = {n.name: n for n in nodes if n.op == "VarHandleOp" and not n.attr["shape"].shape.unknown_rank}
+    alike: dict[tuple[int, bytes], NodeDef] = {}
+    found = {}
+    for node in nodes:
+        handle = handles.get(node.input[0].rsplit(":", 1)[0]) if node.op == "ReadVariableOp" and node.input else None
+        if handle is not None and handle.attr["dtype"].type == node.attr["dtype"].type:
+            kind = (node.attr["dtype"].type, handle.attr["shape"].SerializeToString())
+            if kind not in alike:
+                alike[kind] = NodeDef(name=node.name, op="Placeholder")
+                alike[kind].attr["dtype"].CopyFrom(handle.attr["dtype"])
+                alike[kind].attr["shape"].CopyFrom(handle.attr["shape"])
+            found[node.name] = alike[kind]
+    return found
+
+
+def _importable(
+    nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int, foreign: Collection[str], reads: Mapping[str, NodeDef]
+) -> graph_pb2.GraphDef:
+    """A GraphDef that TensorFlow takes: `foreign` ops that it does not know become placeholders, and so do `reads`.
+
+    Variables that nothing takes then are left out.
+    """
+    taken = {ref.rsplit(":", 1)[0] for n in nodes if n.name not in reads for ref in n.input}
+    used = _outputs_used(nodes) if foreign else {}
     graph = graph_pb2.GraphDef()
     graph.versions.CopyFrom(library.versions)
     if any(attr.WhichOneof("value") == "func" for n in nodes for attr in n.attr.values()):
@@ -64,25 +90,42 @@ def _importable(nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: in
         if node.name in foreign:
             graph.node.extend(_stand_in(node, i, batch) for i in range(used.get(node.name, 0) + 1))
             continue
+        if node.name in reads:
+            if reads[node.name].name == node.name:
+                graph.node.append(reads[node.name])
+            continue
+        if reads and node.op == "VarHandleOp" and node.name not in taken:
+            continue
         copy = graph.node.add()
         copy.CopyFrom(node)
         for key in [key for key in copy.attr if key.startswith("_")]:
             del copy.attr[key]
         for i, ref in enumerate(copy.input):
             name, index = ref.rsplit(":", 1)
-            if name in foreign and index != "0":
+            if name in reads:
+                copy.input[i] = f"{reads[name].name}:0"
+            elif name in foreign and index != "0":
                 copy.input[i] = f"{name}/output_{index}:0"
-    return graph, foreign
+    return graph
 
 
-def _shape(tensor: tf.Tensor) -> PartialShape | None:
-    return tuple(tensor.shape.as_list()) if tensor.shape.rank is not None else None
+def _imported(definition: graph_pb2.GraphDef) -> tf.Graph:
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(definition, name="")
+    return graph
 
 
-def _attrs(node: NodeDef) -> dict:
-    """The node's attributes as plain Python values; functions and tensors as the protos they are."""
-    found = {}
-    for key, value in node.attr.items():
+def _output(tensor: tf.Tensor) -> tuple[PartialShape | None, int, bool]:
+    """Shape, bits an element, and whether these are floating ones."""
+    shape = tensor.shape
+    return tuple(shape.as_list()) if shape.rank is not None else None, tensor.dtype.size * 8, tensor.dtype.is_floating
+
+
+def _plain(attrs: Iterable[tuple[str, attr_value_pb2.AttrValue]]) -> dict[str, Any]:
+    """Attributes as plain Python values; functions and tensors as the protos they are."""
+    found: dict[str, Any] = {}
+    for key, value in attrs:
         kind = value.WhichOneof("value")
         if kind == "s":
             found[key] = value.s.decode(errors="replace")
@@ -95,6 +138,15 @@ def _attrs(node: NodeDef) -> dict:
     return found
 
 
+@functools.cache
+def _defaults(op: str) -> Mapping[str, Any]:
+    """What the attributes of an op are where a file leaves them out."""
+    known = op_def_registry.get(op)
+    return _plain((a.name, a.default_value) for a in known.attr if a.HasField("default_value")) if known else {}
+
+
+_HANDLE = ((), 0, False)  # what a variable's own node gives
+
 Constant = Callable[[Ref], np.ndarray | None]
 Computed = Callable[[Ref, Mapping[str, np.ndarray]], np.ndarray | None]
 
@@ -104,29 +156,28 @@ def infer(nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int) -> 
 
     Raises AccountingError where the shapes contradict each other, as a wrong --input_shape makes them.
     """
-    definition, foreign = _importable(nodes, library, batch)
-    graph = tf.Graph()
+    foreign = {n.name for n in nodes if op_def_registry.get(n.op) is None}
+    reads = _reads(nodes)
     try:
-        with graph.as_default():
-            tf.graph_util.import_graph_def(definition, name="")
+        graph = _imported(_importable(nodes, library, batch, foreign, reads))
     except (ValueError, tf.errors.OpError) as e:
         reason = " ".join(str(e).split())
         raise AccountingError(f"the graph's shapes do not fit together: {reason[:300]}; check --input_shape") from None
+    outputs = {operation.name: tuple(_output(tensor) for tensor in operation.outputs) for operation in graph.get_operations()}
+    outputs |= {name: outputs[stand_in.name] for name, stand_in in reads.items()}
     found = {}
     for node in nodes:
-        operation = graph.get_operation_by_name(node.name)
+        own = outputs.get(node.name, (_HANDLE,))
         inputs = tuple((name, int(index)) for name, index in (ref.rsplit(":", 1) for ref in node.input))
-        shapes = tuple(_shape(tensor) for tensor in operation.outputs)
-        bits = operation.outputs[0].dtype.size * 8 if operation.outputs and operation.outputs[0].dtype.size else 0
-        real = bool(operation.outputs) and operation.outputs[0].dtype.is_floating
-        attrs = _attrs(node if node.name in foreign else operation.node_def)  # the latter has the defaults that files leave out
-        found[node.name] = Node(node.name, node.op, inputs, attrs, shapes, bits, real)
+        attrs = {**_defaults(node.op), **_plain(node.attr.items())}
+        bits, real = own[0][1:] if own else (0, False)
+        found[node.name] = Node(node.name, node.op, inputs, attrs, tuple(shape for shape, _, _ in own), bits, real)
 
     @functools.cache
     def constant(ref: Ref) -> np.ndarray | None:
-        if ref[0] in foreign:
+        if ref[0] in foreign or ref[0] in reads or ref[0] not in outputs:
             return None
         value = tf.get_static_value(graph.get_operation_by_name(ref[0]).outputs[ref[1]])
         return None if value is None else np.asarray(value)
 
-    return found, constant, computer(graph, found)
+    return found, constant, computer(lambda: _imported(_importable(nodes, library, batch, foreign, {})), found)
