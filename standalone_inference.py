@@ -566,8 +566,8 @@ class Engine:
         """A thread a stream, and one that makes the next chunk meanwhile."""
         return concurrent.futures.ThreadPoolExecutor(len(self.runs) + 1)
 
-    def stream(self, count: int, prepare: Callable[[slice], np.ndarray]) -> Iterator[np.ndarray]:
-        """Logits chunk by chunk, in order; prepare(slice) makes the images of a chunk while others are in the network.
+    def stream(self, count: int, prepare: Callable[[slice], np.ndarray], ahead: bool = True) -> Iterator[np.ndarray]:
+        """Logits chunk by chunk, in order; prepare(slice) makes the images of a chunk, `ahead`: while others are in the network.
 
         The last chunk is filled up with zeros, whose logits are dropped.
         """
@@ -584,7 +584,8 @@ class Engine:
                 free.put(run)
 
         starts = range(0, count, chunk)
-        return map(work, starts) if len(starts) == 1 else self.pool.map(work, starts)
+        alone = len(starts) == 1 or (len(self.runs) == 1 and not ahead)
+        return map(work, starts) if alone else self.pool.map(work, starts)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Normalised float32 (n, h, w, 3) -> float32 (n, classes)."""
@@ -961,7 +962,7 @@ def normaliser(card: dict, shape: tuple[int, int, int]) -> Callable[..., np.ndar
     `out` may be a float32 array of at least so many images to write to: new memory takes longer than the arithmetic.
     """
     mean, std = (np.array(card["preprocessing"][key], np.float64) for key in ("mean", "std"))
-    scale, offset = (np.broadcast_to(row, shape).astype(np.float32) for row in (1 / (255 * std), -mean / std))
+    scale, offset = (np.broadcast_to(row, shape).astype(np.float32, "C") for row in (1 / (255 * std), -mean / std))
 
     def normalise(images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         into = np.empty(images.shape, np.float32) if out is None else out[: len(images)]
@@ -990,7 +991,8 @@ def score(
     if width != classes:
         raise UserError(f"{where} gives {width} logits, {card['dataset']} has {classes} classes; set --dataset_name")
     parts, done, total, start = [], 0, len(images), time.perf_counter()
-    for logits in engine.stream(total, prepare):
+    spare = 0 < engine.plan.threads < cores()  # a core that the network leaves idle; else its threads would wait for each other
+    for logits in engine.stream(total, prepare, ahead=spare):
         parts.append(logits)
         done += len(logits)
         show_progress(done, total, f"{done / (time.perf_counter() - start):,.0f} images/s")

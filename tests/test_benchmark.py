@@ -126,8 +126,8 @@ def test_depths():
     assert account.parse_depths(["8", "110"]) == [8, 110]
 
 
-def timed(network, nodes, read, priced):
-    facts = {"network": network, "nodes": nodes}
+def timed(network, nodes, read, priced, megabytes=0.0):
+    facts = {"network": network, "nodes": nodes, "megabytes": megabytes}
     return [
         measure.Timing(f"read {network}", read, {"part": account.READ, **facts}),
         measure.Timing(f"account {network}", priced, {"part": account.ACCOUNT, **facts}),
@@ -148,6 +148,14 @@ def test_both_parts_are_summed_round_by_round():
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_values_are_no_part_of_the_line():
+    timings = [*timed("small", 500, (0.25,), (0.25,)), *timed("large", 3000, (2.0,), (1.0,))]
+    lines = account.table([*timings, *timed("large +", 3000, (20.0,), (10.0,), 744.25)]).splitlines()
+    assert "large +: with 744 MB of values" in lines
+    assert lines[-3:] == account.table(timings).splitlines()[-3:]
+    assert sum(line.startswith("large") for line in lines) == 4
+
+
 def test_a_single_network_has_no_line():
     text = account.table(timed("AVeryLongNameOfANetwork", 123_456, (200.0,), (1000.0,)))
     assert "line" not in text
@@ -162,7 +170,15 @@ def test_subjects_read_and_account(tmp_path):
     )
     tf.saved_model.save(module, str(tmp_path), signatures={})
     reading, accounting = account.subjects([("tiny", tmp_path)])
-    assert reading.facts == {"part": "read", "network": "tiny", "nodes": 6, "rows": 4, "parameters": 3 * 3 * 3 * 5}
+    size = (tmp_path / "variables/variables.data-00000-of-00001").stat().st_size / 1e6
+    assert reading.facts == {
+        "part": "read",
+        "network": "tiny",
+        "nodes": 6,
+        "rows": 4,
+        "parameters": 3 * 3 * 3 * 5,
+        "megabytes": size,
+    }
     assert {**accounting.facts, "part": "read"} == reading.facts
     assert len(reading.run(reading.prepare()).nodes) == 6
     report = accounting.run(accounting.prepare())

@@ -103,6 +103,21 @@ def test_a_stream_runs_one_chunk_at_a_time_while_the_next_is_made():
     assert len(list(engine([run], 2).stream(8, prepare))) == 4
 
 
+def test_a_network_that_takes_every_core_has_its_chunks_made_in_between():
+    order = []
+
+    def prepare(part):
+        order.append(f"make {part.start}")
+        return np.full((2, 1), part.start, np.float32)
+
+    def run(part):
+        order.append(f"run {part[0, 0]:g}")
+        return part
+
+    assert len(list(engine([run], 2).stream(6, prepare, ahead=False))) == 3
+    assert order == ["make 0", "run 0", "make 2", "run 2", "make 4", "run 4"]
+
+
 def test_what_fails_in_a_stream_is_raised():
     def run(part):
         raise RuntimeError("no such layer")

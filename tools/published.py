@@ -22,7 +22,7 @@ class Figure:
     digits: int = 0  # decimals that the document rounds to; 0: it is printed in full
 
 
-WIDTH = 100
+WIDTH = 80
 PARAMETERS, OPERATIONS, STORAGE, SCORE = "parameters", "operations", "bytes", "score"
 READ: dict[str, Callable[[Report], Fraction]] = {
     PARAMETERS: lambda report: Fraction(report.totals.parameters),
@@ -91,8 +91,8 @@ def verdict(figure: Figure, value: Fraction) -> str:
     return f"{float(value / Fraction(figure.printed) - 1):+.2%}"
 
 
-def _indented(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
+def _wrapped(text: str, indent: str = "    ") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
 
 
 def lines(reports: Callable[[str, Iterable[str]], dict[str, Report]]) -> Iterator[str]:
@@ -104,10 +104,11 @@ def lines(reports: Callable[[str, Iterable[str]], dict[str, Report]]) -> Iterato
             report = found[figure.convention]
             value = READ[figure.what](report)
             ours = f"{float(value):.7f}" if figure.what == SCORE else f"{float(value):,.15g}"
-            yield f"{figure.document} ({network}), {figure.what}: printed {figure.printed:,.15g}, here {ours}: {verdict(figure, value)}"
-            yield from _indented(f"convention {figure.convention}: {figure.why}")
+            printed = f"printed {figure.printed:,.15g}, here {ours}: {verdict(figure, value)}"
+            yield from _wrapped(f"{figure.document} ({network}), {figure.what}: {printed}", "")
+            yield from _wrapped(f"convention {figure.convention}: {figure.why}")
             if figure.what == OPERATIONS:
-                yield from _indented(f"= {terms(report)}")
+                yield from _wrapped(f"= {terms(report)}")
 
 
 def reconciled() -> str:

@@ -1,12 +1,15 @@
 """What reading and accounting cost, and how that grows: ResNets of section 4.2 of arXiv 1512.03385, deeper and deeper.
 
 read(folder) and account(graph, convention) as tools/count.py calls them, each a subject of its own; nodes are those of the flat
-graph, functions inlined. The weights' values are taken away after the export: reading them costs by the megabyte, not by the node.
+graph, functions inlined. The weights' values are taken away after the export, for reading them costs by the megabyte, not by the node;
+a classifier is measured a second time with them.
 """
 
 import contextlib
 import io
+import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -20,6 +23,7 @@ from tools.benchmarks import measure
 FLAGS = flags.FLAGS
 CONVENTION = "micronet"
 READ, ACCOUNT = "read", "account"
+WITH = " +"  # the name of a network whose values are there ends so
 
 
 def define_flags() -> None:
@@ -50,11 +54,15 @@ def networks(depths: Sequence[int], classifiers: Sequence[str], folder: pathlib.
     builders |= {name: partial(getattr(keras.applications, name), weights=None) for name in classifiers}
     for name, build in builders.items():
         keras.backend.clear_session()
+        whole, lean = folder / f"{name}{WITH}", folder / name
         with contextlib.redirect_stdout(io.StringIO()):
-            build().export(str(folder / name))
-        for path in (folder / name / "variables").glob("variables.data*"):
-            path.unlink()
-        yield name, folder / name
+            build().export(str(whole))
+        shutil.copytree(whole, lean, ignore=shutil.ignore_patterns("variables.data*"))
+        yield name, lean
+        if name in classifiers:
+            yield whole.name, whole
+        else:
+            shutil.rmtree(whole)
 
 
 def subjects(exported: Iterable[tuple[str, pathlib.Path]]) -> list[measure.Subject]:
@@ -69,6 +77,7 @@ def subjects(exported: Iterable[tuple[str, pathlib.Path]]) -> list[measure.Subje
         graph = read(folder)
         report = account(graph, CONVENTION)
         facts = {"network": name, "nodes": len(graph.nodes), "rows": len(report.rows), "parameters": report.totals.parameters}
+        facts["megabytes"] = sum(os.path.getsize(path) for path in folder.glob("variables/variables.data*")) / 1e6
         price = partial(account, convention=CONVENTION)
         found.append(measure.Subject(f"{READ} {name}", partial(again, folder), facts={"part": READ, **facts}))
         found.append(measure.Subject(f"{ACCOUNT} {name}", price, partial(read, folder), {"part": ACCOUNT, **facts}))
@@ -105,7 +114,9 @@ def table(timings: Sequence[measure.Timing]) -> str:
             f"{per_thousand(each):>8.4f}"
         )
     lines += ["", f"rounds in which all took turns: {len(both[0].seconds)}; medians; s/1000: a thousand nodes"]
-    small, large = both[0], both[-1]
+    lines += [f"{each.name}: with {each.facts['megabytes']:,.0f} MB of values" for each in both if each.facts["megabytes"]]
+    without = [each for each in both if not each.facts["megabytes"]]
+    small, large = without[0], without[-1]
     if (fit := growth(both)) is not None:
         times, cost = large.facts["nodes"] / small.facts["nodes"], large.ratio(small)
         lines += [
@@ -118,8 +129,8 @@ def table(timings: Sequence[measure.Timing]) -> str:
 
 
 def growth(both: Sequence[measure.Timing]) -> measure.Line | None:
-    """Seconds over nodes, by the medians."""
-    return measure.line([(each.facts["nodes"], each.spread.median) for each in both])
+    """Seconds over nodes, by the medians, of networks without values."""
+    return measure.line([(each.facts["nodes"], each.spread.median) for each in both if not each.facts["megabytes"]])
 
 
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
@@ -128,6 +139,6 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, cli.hushed():
         timings = measure.measure(subjects(networks(depths, FLAGS.classifier, pathlib.Path(folder))), plan)
     both = totals(timings)
-    fit = growth(both)
-    grown = {"largest_to_smallest": per_thousand(both[-1]) / per_thousand(both[0]), "line": fit and vars(fit)}
+    fit, without = growth(both), [each for each in both if not each.facts["megabytes"]]
+    grown = {"largest_to_smallest": per_thousand(without[-1]) / per_thousand(without[0]), "line": fit and vars(fit)}
     return table(timings), measure.record([*timings, *both], plan, benchmark="account", convention=CONVENTION, **grown)

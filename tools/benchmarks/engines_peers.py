@@ -143,9 +143,9 @@ def openvino(setting: Setting, images: np.ndarray, precision: str = "f32") -> Ru
     model.reshape(list(images.shape))
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": setting.threads}
     request = core.compile_model(model, "CPU", options).create_infer_request()
-    request.set_input_tensor(Tensor(images, shared_memory=True))
 
     def run() -> np.ndarray:
+        request.set_input_tensor(Tensor(images, shared_memory=True))  # every call brings images of its own, as with the others
         request.infer()
         return request.get_output_tensor().data.copy()
 
