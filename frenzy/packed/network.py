@@ -10,7 +10,6 @@ import math
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -243,22 +242,22 @@ def unpack(path: str | os.PathLike, folder: str | os.PathLike) -> dict:
     if len(widths) > 1:
         raise PackedError(f"{path}: its tensors are of several types ({', '.join(sorted(widths))}); an export has one")
     pixels = export.Preprocessing(*(tuple(facts["preprocessing"][key]) for key in ("mean", "std")))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        new = scratch / "SavedModel"
-        dtype = "float16" if widths == {"float16"} else None
-        known = {key: value for key, value in facts["card"].items() if key not in WRITTEN_ANEW}
-        card = export.export(model, new, pixels, facts["class_names"], dtype, known, facts["task"])
-        if graph_sha256(read(new)) != facts["graph_sha256"]:
+    dtype = "float16" if widths == {"float16"} else None
+    known = {key: value for key, value in facts["card"].items() if key not in WRITTEN_ANEW}
+
+    def check(written: pathlib.Path) -> None:
+        """The graph that was packed and the very values of the file give the very logits."""
+        graph = read(written)
+        if graph_sha256(graph) != facts["graph_sha256"]:
             raise PackedError(
                 f"{path}: {facts['network']} as it is built here is another network than the one that was packed; unpack it with the "
                 "version of this project that packed it"
             )
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return card
+        for name, array in stored(graph).items():
+            if array.tobytes() != tensors[name].tobytes():
+                raise PackedError(f"{path}: {name} was written with other values than it has in the file; report it")
+
+    return export.export(model, folder, pixels, facts["class_names"], dtype, known, facts["task"], check)
 
 
 def verify(path: str | os.PathLike, folder: str | os.PathLike) -> int:
