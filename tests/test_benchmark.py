@@ -101,10 +101,10 @@ def test_line():
 def test_the_record_says_what_is_needed_to_repeat_it(monkeypatch):
     clock = Clock()
     plan = measure.Plan(3, 1)
-    monkeypatch.setattr(sys, "argv", ["somewhere/benchmark.py", "account", "--depths=8"])
+    monkeypatch.setattr(sys, "argv", ["somewhere/benchmark.py", "account", "--depths=8", "--peer", "ours, float32"])
     timings = measure.measure([clock.subject("a", 9, 1, 2, 6)], plan, clock)
     found = json.loads(json.dumps(measure.record(timings, plan, benchmark="account")))
-    assert found["command"] == "python tools/benchmark.py account --depths=8"
+    assert found["command"] == "python tools/benchmark.py account --depths=8 --peer 'ours, float32'"
     assert found["timings"] == [{"name": "a", "nodes": 1, "median": 2, "least": 1, "most": 6, "seconds": [1, 2, 6]}]
     assert (found["repeats"], found["warmup"], found["benchmark"]) == (3, 1, "account")
     assert found["versions"]["tensorflow"] == tf.__version__

@@ -1,5 +1,6 @@
 """tools/benchmark.py infer: what the table concludes, the ONNX peer, the document; no fast test depends on real time."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -100,6 +101,15 @@ def test_a_sample_lasts_about_as_long_as_is_asked_for():
     assert slow.ran == (1, 1, 2, 4, 8, 16)  # 0.16 s are more than an eighth
     slow = Slow()
     assert infer.calls_a_sample(slow.run, 0.0, lambda: slow.now) == 1
+
+
+def test_bfloat16_is_compared_only_where_its_answers_are_checked():
+    narrow = infer.PEERS[[peer.name for peer in infer.PEERS].index("OpenVINO bfloat16")]
+    here = dataclasses.replace(narrow, packages=("numpy",))
+    assert "test images are not at hand" in infer.left_out(here, CASE)
+    assert infer.left_out(here, dataclasses.replace(CASE, sample="images.npy")) is None
+    assert infer.left_out(dataclasses.replace(here, precision="float32"), CASE) is None
+    assert infer.left_out(dataclasses.replace(here, packages=("no_such_package",)), CASE) == "not installed"
 
 
 def test_seconds_a_call():

@@ -11,6 +11,7 @@ Exit codes: 0 done, 2 bad input, 130 interrupted.
 import dataclasses
 import datetime
 import pathlib
+import shlex
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -98,7 +99,7 @@ def tuner(recipe: Recipe, folder: pathlib.Path, split, held):
     from tools.progress import Curves, Progress
 
     teacher = session.load_teacher(recipe, split)
-    command = " ".join(["python", *sys.argv])
+    command = shlex.join(["python", *sys.argv])
     spent = {"steps": 0, "seconds": 0.0}
 
     def finetune(model, sparsity=None):

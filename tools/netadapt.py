@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import itertools
 import pathlib
+import shlex
 import sys
 import time
 
@@ -163,7 +164,7 @@ class Shown:
 
 def card_facts(recipe: Recipe, row: dict) -> dict:
     """What a model card says beside the network itself."""
-    command = " ".join(["python", *sys.argv])
+    command = shlex.join(["python", *sys.argv])
     return {
         "dataset": recipe.dataset,
         "training": {"recipe": dataclasses.asdict(recipe), "command": command},

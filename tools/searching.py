@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import pathlib
+import shlex
 import sys
 from typing import Any
 
@@ -31,7 +32,7 @@ class Setting:
 
     @property
     def facts(self) -> dict:
-        return {**session.facts(self.recipe, self.split), "recipe_name": None, "command": " ".join(["python", *sys.argv])}
+        return {**session.facts(self.recipe, self.split), "recipe_name": None, "command": shlex.join(["python", *sys.argv])}
 
 
 class SearchProgress(Progress):

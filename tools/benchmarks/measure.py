@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -134,7 +135,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 def record(timings: Sequence[Timing], plan: Plan, **facts: Any) -> dict[str, Any]:
     """All that is needed to judge the numbers or to repeat them: every sample, the machine, the date, the command, versions."""
     return {
-        "command": " ".join(["python", "tools/benchmark.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
