@@ -53,7 +53,7 @@ def _stand_in(node: NodeDef, index: int, batch: int) -> NodeDef:
     return stand_in
 
 
-def _reads(nodes: Sequence[NodeDef]) -> dict[str, NodeDef]:
+def _plain_reads(nodes: Sequence[NodeDef]) -> dict[str, NodeDef]:
     """The reads of a variable whose shape and type its own node states -> a placeholder of these, one for all that are alike.
 
     They and the variables are half of a graph, and nothing is to be inferred of them.
@@ -157,7 +157,7 @@ def infer(nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int) -> 
     Raises AccountingError where the shapes contradict each other, as a wrong --input_shape makes them.
     """
     foreign = {n.name for n in nodes if op_def_registry.get(n.op) is None}
-    reads = _reads(nodes)
+    reads = _plain_reads(nodes)
     try:
         graph = _imported(_importable(nodes, library, batch, foreign, reads))
     except (ValueError, tf.errors.OpError) as e:

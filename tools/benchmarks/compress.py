@@ -69,7 +69,7 @@ def table(case: train.Case, timings: Sequence[measure.Timing]) -> str:
 
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
-    threads = train.threads_or_all(FLAGS.threads)
+    threads = measure.threads_or_all(FLAGS.threads)
     texts, every, found = [], [], []
     for case in train.cases(FLAGS.recipe, "float32", FLAGS.batch_size):
         with cli.user_errors(workers.WorkerError):

@@ -25,7 +25,7 @@ from absl import flags
 
 import standalone_inference as script
 from tools import cli
-from tools.benchmarks import engines_peers, measure, train, workers
+from tools.benchmarks import engines_peers, measure, workers
 from tools.benchmarks.engines_peers import AUTO, FLOAT, PEERS, PRECISIONS
 
 FLAGS = flags.FLAGS
@@ -340,7 +340,7 @@ def versions() -> dict[str, str]:
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
     batches = whole_numbers("batch_sizes", FLAGS.batch_sizes)
-    threads = whole_numbers("threads", FLAGS.threads or sorted({"1", str(train.cores())}), train.cores())
+    threads = whole_numbers("threads", FLAGS.threads or sorted({"1", str(measure.cores())}), measure.cores())
     folders = FLAGS.load_folder or ([] if FLAGS.network else ["SavedModel/"])
     texts, found, every = [], [], []
     with tempfile.TemporaryDirectory() as work, cli.user_errors(workers.WorkerError):
@@ -349,8 +349,8 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
                 print(
                     f"note: no test images for {case.name}, so bfloat16 is not compared; --data_dir names them", file=sys.stderr
                 )
-            setting = engines_peers.Setting(case.folder, 1, train.cores(), os.path.join(work, "facts.json"), case.sample)
-            workers.Worker(case.name, engines_peers.prepare, setting, threads=train.cores()).close()
+            setting = engines_peers.Setting(case.folder, 1, measure.cores(), os.path.join(work, "facts.json"), case.sample)
+            workers.Worker(case.name, engines_peers.prepare, setting, threads=measure.cores()).close()
             agreements: dict[str, float | None] = {}
             for count in threads:
                 for batch in batches:

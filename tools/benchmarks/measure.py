@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tools import cli
+
 PACKAGES = ("tensorflow", "tf_keras", "numpy")
 
 
@@ -121,7 +123,7 @@ def machine() -> dict[str, Any]:
     """What the seconds are of: processor, cores, memory, system, and how much else was running."""
     return {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
         "load": os.getloadavg()[0],
@@ -130,6 +132,18 @@ def machine() -> dict[str, Any]:
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_or_all(threads: int | None) -> int:
+    """As many as are asked for, else a thread a core. Raises UsageError for more than there are cores."""
+    if threads and threads > cores():
+        raise cli.UsageError(f"--threads={threads}: this process may use {cores()} cores; take 1 to {cores()}")
+    return threads or cores()
 
 
 def record(timings: Sequence[Timing], plan: Plan, **facts: Any) -> dict[str, Any]:

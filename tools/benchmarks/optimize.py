@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from tools import cli
-from tools.benchmarks import engines_peers, infer, measure, train, workers
+from tools.benchmarks import engines_peers, infer, measure, workers
 
 FLAGS = flags.FLAGS
 ENGINES = ("TensorFlow", "LiteRT", "OpenVINO", "OpenVINO bfloat16")
@@ -119,7 +119,7 @@ def table(case: infer.Case, operations: tuple[float, float], pairs: Sequence[Pai
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
     batches = infer.whole_numbers("batch_sizes", FLAGS.batch_sizes)
-    threads = train.threads_or_all(FLAGS.threads)
+    threads = measure.threads_or_all(FLAGS.threads)
     folders = FLAGS.load_folder or ([] if FLAGS.network else ["SavedModel/"])
     texts, every = [], []
     with tempfile.TemporaryDirectory() as work, cli.user_errors(workers.WorkerError):

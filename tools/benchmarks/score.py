@@ -20,7 +20,7 @@ from absl import flags
 
 import standalone_inference as script
 from tools import cli
-from tools.benchmarks import infer, measure, train, workers
+from tools.benchmarks import infer, measure, workers
 
 FLAGS = flags.FLAGS
 ALLOWED, ALLOWED_START = 1.15, 4.0  # of the network's own time; seconds
@@ -124,7 +124,7 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
     from PIL import Image
 
-    threads = train.threads_or_all(FLAGS.threads)
+    threads = measure.threads_or_all(FLAGS.threads)
     texts, every = [], []
     with tempfile.TemporaryDirectory() as work, cli.user_errors(workers.WorkerError, script.UserError):
         for case in infer.cases(FLAGS.load_folder or ["SavedModel/"], [], pathlib.Path(work)):

@@ -127,7 +127,7 @@ def memory_ratio(memories: Sequence[Memory]) -> float | None:
 
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The table, and the record for --output."""
-    threads = train.threads_or_all(FLAGS.threads)
+    threads = measure.threads_or_all(FLAGS.threads)
     recipe = Recipe(
         network=FLAGS.network, dataset="cifar10", epochs=10**6, batch_size=FLAGS.batch_size, precision=FLAGS.precision
     )

@@ -9,7 +9,6 @@ import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -62,18 +61,6 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", None, "in place of the recipe's", lower_bound=1)
     flags.DEFINE_float("seconds", 3.0, "how long a sample of ours lasts, about; it has at least one step", lower_bound=0.0)
     flags.DEFINE_integer("threads", None, "cores to use [all]", lower_bound=1)
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_or_all(threads: int | None) -> int:
-    """As many as are asked for, else a thread a core. Raises UsageError for more than there are cores."""
-    if threads and threads > cores():
-        raise cli.UsageError(f"--threads={threads}: this process may use {cores()} cores; take 1 to {cores()}")
-    return threads or cores()
 
 
 def cases(names: Sequence[str], precision: str | None, batch_size: int | None) -> list[Case]:
@@ -173,7 +160,7 @@ def summary(timings: Sequence[measure.Timing]) -> dict[str, Any]:
 
 def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
     """The tables, and the record for --output."""
-    threads = threads_or_all(FLAGS.threads)
+    threads = measure.threads_or_all(FLAGS.threads)
     texts, every, found = [], [], []
     for case in cases(FLAGS.recipe, FLAGS.precision, FLAGS.batch_size):
         with cli.user_errors(workers.WorkerError):
