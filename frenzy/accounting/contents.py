@@ -9,6 +9,7 @@ import numpy as np
 MOST = 256  # distinct values that are told one by one
 GRID_BITS = 8  # that many values say nothing of a finer grid
 SAMPLE, CHUNK = 4096, 1 << 20
+COMPARED = 1 << 16  # elements whose comparison stays in the cache
 FLOATS: dict[int, type[np.floating]] = {16: np.float16, 32: np.float32}  # types whose arithmetic makes the values of a grid
 FARTHEST = 1 << 16  # steps from zero to the farthest value of an even grid
 
@@ -31,6 +32,14 @@ class Content:
 def _plain(array: np.ndarray) -> np.ndarray:
     """Types that NumPy does not know itself, bfloat16 say, as float32."""
     return array if array.dtype.kind in "fiub" else array.astype(np.float32)
+
+
+def count_nonzero(array: np.ndarray) -> int:
+    """How many elements are not zero; floats are compared first, piece by piece in the cache, in half of the time."""
+    if array.dtype.kind != "f" or not array.flags.c_contiguous:
+        return int(np.count_nonzero(array))
+    flat = array.reshape(-1)
+    return sum(int(np.count_nonzero(flat[start : start + COMPARED] != 0)) for start in range(0, flat.size, COMPARED))
 
 
 def distinct(array: np.ndarray) -> Values | None:
@@ -60,7 +69,7 @@ def content(array: np.ndarray, needed: np.ndarray | None, outputs: Sequence[int]
     """Of the `needed` elements (None: all); `outputs` are the axes that make an output's number. `nonzero`, if it is known."""
     part = array if needed is None else array[needed]
     if nonzero is None:
-        nonzero = int(np.count_nonzero(part))
+        nonzero = count_nonzero(part)
     terms: tuple[tuple[int, int], ...] = ()
     if nonzero < part.size:
         kept = array != 0 if needed is None else (array != 0) & needed

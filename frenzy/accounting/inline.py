@@ -62,7 +62,8 @@ def needed(nodes: Iterable[NodeDef], wanted: Iterable[str], known: Iterable[str]
                 raise AccountingError(f"node '{name}' depends on itself; loops of the TensorFlow 1 kind cannot be counted")
             open_nodes.add(name)
             stack.append((name, True))
-            stack.extend((_strip(ref), False) for ref in _data_inputs(by_name[name]))
+            sources = map(_strip, _data_inputs(by_name[name]))
+            stack.extend((source, False) for source in sources if source not in done)
     return order
 
 

@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2, saved_obje
 
 from frenzy.accounting.checkpoint import checkpoint_keys
 from frenzy.accounting.graph import VARIABLES, AccountingError, Graph, PartialShape, Ref, Variable
-from frenzy.accounting.inline import Inliner, needed
+from frenzy.accounting.inline import Inliner
 from frenzy.accounting.shapes import DTYPE_BITS, infer
 
 INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
@@ -277,7 +277,10 @@ class _Reader:
 
     def needed(self, outputs: Sequence[Ref]) -> list[NodeDef]:
         """The flat nodes that the outputs need: arguments that a function takes and does not use are not computed."""
-        wanted = {node.name for node in needed(self.inliner.nodes, [name for name, _ in outputs])}
+        wanted = {name for name, _ in outputs}
+        for node in reversed(self.inliner.nodes):  # producers come first
+            if node.name in wanted:
+                wanted.update(ref.rsplit(":", 1)[0] for ref in node.input)
         return [node for node in self.inliner.nodes if node.name in wanted or node.name in self.inputs]
 
     def variables(self, nodes: Sequence[NodeDef]) -> dict[str, Variable]:

@@ -73,6 +73,12 @@ def _plain_reads(nodes: Sequence[NodeDef]) -> dict[str, NodeDef]:
     return found
 
 
+@functools.cache
+def _takes_function(op: str) -> bool:
+    known = op_def_registry.get(op)
+    return known is not None and any(attribute.type in ("func", "list(func)") for attribute in known.attr)
+
+
 def _importable(
     nodes: Sequence[NodeDef], library: graph_pb2.GraphDef, batch: int, foreign: Collection[str], reads: Mapping[str, NodeDef]
 ) -> graph_pb2.GraphDef:
@@ -84,7 +90,7 @@ def _importable(
     used = _outputs_used(nodes) if foreign else {}
     graph = graph_pb2.GraphDef()
     graph.versions.CopyFrom(library.versions)
-    if any(attr.WhichOneof("value") == "func" for n in nodes for attr in n.attr.values()):
+    if any(map(_takes_function, {n.op for n in nodes})):
         graph.library.CopyFrom(library.library)
     for node in nodes:
         if node.name in foreign:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from frenzy.accounting.contents import Content, Values, content, distinct, grid_bits
+from frenzy.accounting.contents import Content, Values, content, count_nonzero, distinct, grid_bits
 from frenzy.accounting.graph import PASSES_ON, VARIABLES, Graph, Node, Ref
 from frenzy.accounting.widths import is_quantizer, quantizer_bits, quantizer_ranges
 
@@ -202,7 +202,7 @@ class Ledger:
         value = self._value(root)
         nonzero = None
         if value is not None and value.size == elements and (direct or needed is None):
-            nonzero = int(np.count_nonzero(value if fresh is None else value.ravel()[fresh]))
+            nonzero = count_nonzero(value if fresh is None else value.ravel()[fresh])
         count = elements if fresh is None else int(np.count_nonzero(fresh))
         return Stored(self._name(root), count, self._bits(root), nonzero)
 
