@@ -20,6 +20,8 @@ from frenzy.quiet import quiet
 MOST_OFF = 1e-3  # of the largest logit: a float32 file against the SavedModel
 ENTRY = "serving_default"
 
+Shapes = tuple[tuple[int, ...], ...]
+
 
 class LitertError(Exception):
     """A network that cannot be converted as asked, or whose file computes something else; the message is one line."""
@@ -137,6 +139,22 @@ def constants(content: bytes) -> list[Constant]:
             if data is not None and len(data):
                 elements = int(np.prod(tensor.shape)) if tensor.shape is not None else 1
                 found.append(Constant(tensor.name.decode(), tensor.buffer, kinds[tensor.type], elements, len(data)))
+    return found
+
+
+def operations(content: bytes) -> list[tuple[str, Shapes, Shapes]]:
+    """What a TFLite file does, in order: an operation's name, the shapes that it reads, constants included, and those it makes."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    kinds = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    codes = [kinds[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
+    found = []
+    for graph in model.subgraphs:
+        shapes = [tuple(map(int, t.shape)) if t.shape is not None else () for t in graph.tensors]
+        for each in graph.operators:
+            read, made = (tuple(shapes[i] for i in ends if i >= 0) for ends in (each.inputs, each.outputs))
+            found.append((codes[each.opcodeIndex], read, made))
     return found
 
 

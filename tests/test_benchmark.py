@@ -142,7 +142,7 @@ def test_both_parts_are_summed_round_by_round():
     text = account.table(timings)
     lines = {line.split()[0]: line.split() for line in text.splitlines()[:4]}
     assert lines["large"] == ["large", "3,000", "2.000", "1.000", "8.000", "3.000", "10.000", "2.6667"]
-    assert "large / small: 6.00 times the nodes, 16.00 times the seconds (6.00 to 20.00)" in text
+    assert "large / small: 6.00 times the nodes,\n  16.00 times the seconds (6.00 to 20.00)\n" in text
     assert "a node costs 2.67 times as much in the largest as in the smallest" in text
     assert "line: 3.0000 s a thousand nodes, and -1.0000 s; R^2 1.0000" in text
     assert max(map(len, text.splitlines())) <= 80
@@ -243,6 +243,7 @@ def test_results_are_printed_and_written(monkeypatch, tmp_path, capsys):
         flags.DEFINE_integer(name, value, "", flag_values=values)
     flags.DEFINE_string("output", str(path), "", flag_values=values)
     flags.DEFINE_string("write", str(tmp_path / "page.md"), "", flag_values=values)
+    flags.DEFINE_string("section", None, "", flag_values=values)
     values.mark_as_parsed()
     monkeypatch.setattr(benchmark, "FLAGS", values)
     monkeypatch.setattr(account, "run", lambda plan: plans.append(plan) or ("a table\n", record))
@@ -251,3 +252,7 @@ def test_results_are_printed_and_written(monkeypatch, tmp_path, capsys):
     assert json.loads(path.read_text()) == record
     assert "<!-- account: written by tools/benchmark.py -->" in (tmp_path / "page.md").read_text()
     assert plans == [measure.Plan(7, 2)]
+    values.section = "account, large"
+    benchmark.main("account")
+    found = (tmp_path / "page.md").read_text()
+    assert found.count("## account\n") == found.count("## account, large\n") == 1

@@ -39,10 +39,24 @@ def test_speed_is_of_the_original_round_by_round():
     assert pair.speed == measure.Spread(pytest.approx(1.25), pytest.approx(0.8), pytest.approx(1.5))
     text = optimize.table(CASE, (2_000_000.0, 1_500_000.0), [pair], {"OpenVINO": "not installed"})
     lines = text.splitlines()
-    assert lines[0] == "net: 2,000,000 operations -> 1,500,000 by micronet-baseline-bn"
-    assert lines[3].split() == ["LiteRT", "256", "20.000", "20.000", "1.25", "0.80", "1.50"]
-    assert lines[4] == "OpenVINO was left out: not installed"
+    assert lines[:2] == ["net", "2,000,000 operations -> 1,500,000 by micronet-baseline-bn"]
+    assert lines[4].split() == ["LiteRT", "256", "20.000", "20.000", "1.25", "0.80", "1.50"]
+    assert lines[5] == "OpenVINO was left out: not installed"
     assert max(map(len, lines)) <= 80
+    said = "LiteRT runs 12 operations for the original, 10 for the optimised"
+    assert optimize.table(CASE, (2.0, 1.0), [pair], {}, said).splitlines()[5:] == [said]
+
+
+def test_starts_are_pooled():
+    first, second = (
+        optimize.Pair("LiteRT", 1, timing("original", *seconds), timing("optimised", *(s / 2 for s in seconds)))
+        for seconds in ((1.0, 2.0), (8.0, 4.0))
+    )
+    other = optimize.Pair("OpenVINO", 1, timing("original", 1.0, 1.0), timing("optimised", 1.0, 1.0))
+    (found,) = optimize.pooled([[first, other], [second]])
+    assert (found.engine, found.batch) == ("LiteRT", 1)
+    assert (found.original.seconds, found.optimised.seconds) == ((1.0, 2.0, 8.0, 4.0), (0.5, 1.0, 4.0, 2.0))
+    assert found.speed == measure.Spread(2.0, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +86,7 @@ def test_optimize_from_the_command_line(tmp_path):
         int(word.replace(",", "")) for word in done.stdout.split() if word.replace(",", "").isdigit() and "," in word
     )
     assert after < before
+    assert "\nLiteRT runs " in done.stdout
 
 
 @pytest.mark.slow

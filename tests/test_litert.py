@@ -117,6 +117,17 @@ def test_the_report_adds_up_and_names_what_did_not_shrink(folders, files, int8, 
     assert f"{len(content):>12,}  bytes of the TFLite file" in text
 
 
+def test_operations_are_read_with_their_shapes(files):
+    found = litert.operations(files["plain", False])
+    convs = [each for each in found if each[0] == "CONV_2D"]
+    assert [(read[:2], made) for _, read, made in convs] == [
+        (((1, 32, 32, 3), (16, 3, 3, 3)), ((1, 16, 16, 16),)),
+        (((1, 16, 16, 16), (8, 3, 3, 16)), ((1, 8, 8, 8),)),
+        (((1, 8, 8, 8), (64, 3, 3, 8)), ((1, 4, 4, 64),)),
+    ]
+    assert [name for name, _, _ in found] == ["CONV_2D"] * 3 + ["MEAN", "FULLY_CONNECTED"]
+
+
 def test_equal_tensors_are_stored_once():
     from tensorflow.lite.python import schema_py_generated as schema
 

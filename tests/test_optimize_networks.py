@@ -254,7 +254,7 @@ def test_networks_of_others(name, tmp_path):
 )
 def test_the_zoo(name, tmp_path):
     """Random statistics and biases: fresh zeros would be stored as masks."""
-    from frenzy import models
+    from frenzy import litert, models
 
     keras.utils.set_random_seed(0)
     model = models.build(name)
@@ -279,3 +279,5 @@ def test_the_zoo(name, tmp_path):
     with_folds = accounts(read(tmp_path / "is"), ["micronet-baseline-bn"])["micronet-baseline-bn"].totals.operations
     folded = sum(step.changed for step in result.steps[2:4])
     assert with_folds < without if folded else with_folds == without  # where every channel and BN in the graph counts
+    original, optimised = (litert.operations(litert.convert(tmp_path / folder)) for folder in ("was", "is"))
+    assert len(optimised) <= len(original)  # LiteRT's converter folds batch norms on its own

@@ -37,10 +37,10 @@ def main(subcommand: str) -> None:
     if FLAGS.output:
         write(FLAGS.output, json.dumps(record, indent=1) + "\n")
     if FLAGS.write:
-        path = pathlib.Path(FLAGS.write)
+        path, section = pathlib.Path(FLAGS.write), FLAGS.section or subcommand
         with cli.user_errors(document.DocumentError, OSError):
             known = path.read_text() if path.exists() else ""
-            write(path, document.replaced(known, subcommand, document.section(subcommand, text, record)))
+            write(path, document.replaced(known, section, document.section(section, text, record)))
 
 
 def chosen(arguments: list[str]) -> str | None:
@@ -57,7 +57,10 @@ if __name__ == "__main__":
     flags.DEFINE_integer("repeats", 5, "rounds that count", lower_bound=1)
     flags.DEFINE_integer("warmup", 1, "rounds before them that do not", lower_bound=0)
     flags.DEFINE_string("output", None, "JSON file to write besides the table")
-    flags.DEFINE_string("write", None, "Markdown file whose section of this subcommand is renewed: BENCHMARKS.md")
+    flags.DEFINE_string("write", None, "Markdown file whose section is renewed: BENCHMARKS.md")
+    flags.DEFINE_string(
+        "section", None, "the section's name in it, where several runs of a subcommand stand there [the subcommand]"
+    )
     if name := chosen(sys.argv[1:]):
         module = importlib.import_module(f"tools.benchmarks.{name}")
         module.define_flags()

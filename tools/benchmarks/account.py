@@ -121,8 +121,8 @@ def table(timings: Sequence[measure.Timing]) -> str:
         times, cost = large.facts["nodes"] / small.facts["nodes"], large.ratio(small)
         lines += [
             f"line: {1000 * fit.slope:.4f} s a thousand nodes, and {fit.offset:+.4f} s; R^2 {fit.r2:.4f}",
-            f"{large.name} / {small.name}: {times:.2f} times the nodes, {cost.median:.2f} times the seconds "
-            f"({cost.least:.2f} to {cost.most:.2f})",
+            f"{large.name} / {small.name}: {times:.2f} times the nodes,",
+            f"  {cost.median:.2f} times the seconds ({cost.least:.2f} to {cost.most:.2f})",
             f"a node costs {per_thousand(large) / per_thousand(small):.2f} times as much in the largest as in the smallest",
         ]
     return "\n".join(lines) + "\n"

@@ -364,7 +364,7 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
 
         write(FLAGS.plot, plot(found))
     texts.append(
-        f"samples: {plan.repeats} of about {FLAGS.seconds:g} s, medians; of best: of those that answer as TensorFlow does\n"
+        f"samples: {plan.repeats} of about {FLAGS.seconds:g} s, medians; of best: of those that answer as\n  TensorFlow does\n"
     )
     record = measure.record(every, plan, benchmark="infer", seconds_a_sample=FLAGS.seconds, engines=versions(), summary=found)
     return "\n".join(texts), record

@@ -45,6 +45,9 @@ def define_flags() -> None:
     flags.DEFINE_list("batch_sizes", ["1", "256"], "images a call")
     flags.DEFINE_integer("threads", None, "cores to use [all]", lower_bound=1)
     flags.DEFINE_multi_enum("engine", list(ENGINES), list(ENGINES), "subjects; may be repeated")
+    flags.DEFINE_integer(
+        "starts", 1, "sets of processes, one after the other; a process keeps its luck with memory", lower_bound=1
+    )
     flags.DEFINE_float("seconds", 0.5, "how long a sample lasts, about; it has at least one call", lower_bound=0.0)
     flags.DEFINE_string("data_dir", None, "folder with the data [$FRENZY_DATA, the tf_keras cache]")
 
@@ -97,15 +100,48 @@ def pairs_of(
     return [Pair(name, batch, *timings[2 * i : 2 * i + 2]) for i, name in enumerate(known)], missing
 
 
+def pooled(runs: Sequence[Sequence[Pair]]) -> list[Pair]:
+    """The timings of several starts, an engine's one after the other; of the engines that ran at every start."""
+    named = [{pair.engine: pair for pair in run} for run in runs]
+    found = []
+    for name in [name for name in named[0] if all(name in run for run in named)]:
+        original, other = (
+            dataclasses.replace(timings[0], seconds=tuple(s for timing in timings for s in timing.seconds))
+            for timings in zip(*((run[name].original, run[name].optimised) for run in named), strict=True)
+        )
+        found.append(Pair(name, named[0][name].batch, original, other))
+    return found
+
+
 def _run(worker: workers.Worker, calls: int, _: Any) -> None:
     worker.run(calls)
 
 
-def table(case: infer.Case, operations: tuple[float, float], pairs: Sequence[Pair], missing: dict[str, str]) -> str:
+def converted(folders: Sequence[str]) -> str | None:
+    """What LiteRT's converter, which folds on its own, makes of both graphs; None where it refuses one."""
+    with cli.hushed():
+        import standalone_inference as script
+        from frenzy import litert
+    files = [script.Network(pathlib.Path(folder)).cache.folder / "float32.tflite" for folder in folders]
+    if not all(file.is_file() for file in files):
+        return None
+    before, after = (litert.operations(file.read_bytes()) for file in files)
+    if before == after:
+        return f"LiteRT runs the same {len(before)} operations on the same shapes for both"
+    return f"LiteRT runs {len(before)} operations for the original, {len(after)} for the optimised"
+
+
+def table(
+    case: infer.Case,
+    operations: tuple[float, float],
+    pairs: Sequence[Pair],
+    missing: dict[str, str],
+    conversion: str | None = None,
+) -> str:
     """A line an engine and batch size, in at most 80 characters."""
     before, after = operations
     head = f"{'engine':18} {'images':>6} {'ms original':>12} {'ms optimised':>12} {'speed':>6} {'from':>6} {'to':>6}"
-    lines = [f"{case.name}: {before:,.0f} operations -> {after:,.0f} by {COUNTED}", head, "-" * len(head)]
+    lines = [case.name, f"{before:,.0f} operations -> {after:,.0f} by {COUNTED}", head, "-" * len(head)]
     for each in pairs:
         ms = [1000 * timing.spread.median for timing in (each.original, each.optimised)]
         speed = each.speed
@@ -113,6 +149,7 @@ def table(case: infer.Case, operations: tuple[float, float], pairs: Sequence[Pai
             f"{each.engine:18} {each.batch:>6} {ms[0]:>12.3f} {ms[1]:>12.3f} {speed.median:>6.2f} {speed.least:>6.2f} "
             f"{speed.most:>6.2f}"
         )
+    lines += [conversion] if conversion else []
     return "\n".join([*lines, *(f"{name} was left out: {why}" for name, why in missing.items())]) + "\n"
 
 
@@ -131,12 +168,16 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
             found: list[Pair] = []
             missing: dict[str, str] = {}
             for batch in batches:
-                pairs, missing = pairs_of((case.folder, other), batch, threads, FLAGS.engine, plan, FLAGS.seconds)
-                found += pairs
-            texts.append(table(case, (operations[0], operations[1]), found, missing))
+                runs = []
+                for _ in range(FLAGS.starts):
+                    pairs, missing = pairs_of((case.folder, other), batch, threads, FLAGS.engine, plan, FLAGS.seconds)
+                    runs.append(pairs)
+                found += pooled(runs)
+            texts.append(table(case, (operations[0], operations[1]), found, missing, converted((case.folder, other))))
             for each in found:
                 facts = {"network": case.name, "batch_size": each.batch, "threads": threads, "engine": each.engine}
                 every += [dataclasses.replace(timing, facts=facts) for timing in (each.original, each.optimised)]
             shutil.rmtree(pathlib.Path(case.folder).parent)
-    texts.append(f"samples: {plan.repeats} of about {FLAGS.seconds:g} s, medians; speed: of the original's, {LEAST} at least\n")
+    samples = f"samples: {FLAGS.starts * plan.repeats} of about {FLAGS.seconds:g} s, medians"
+    texts.append(f"{samples}; speed: of the original's, {LEAST} at least\n")
     return "\n".join(texts), measure.record(every, plan, benchmark="optimize", engines=infer.versions())
