@@ -163,6 +163,52 @@ def test_from_folder_to_folder(exported, tmp_path, method):
     assert "holds a run already; pass --resume to go on with it, or another --run_dir" in refused.stderr
 
 
+@pytest.mark.slow
+def test_a_run_continues_another(exported, tmp_path):
+    """At next to no rate the weights behind the codes stay what the earlier run made of them."""
+    arguments = ["--method=ttq", f"--load_folder={exported}", "--epochs=1"]
+    done = start(*arguments, "--run_dir=first", "--peak_lr=0.05", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    more = [*arguments, "--continue_from=first", "--run_dir=more", "--peak_lr=1e-12"]
+    done = start(*more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (export.stored_weights(tmp_path / run / "SavedModel") for run in ("first", "more"))
+    np.testing.assert_array_equal(first["block9_conv1/kernel"], second["block9_conv1/kernel"])
+    card = export.read_card(tmp_path / "more" / "SavedModel")
+    continued = card["training"]["continued"]
+    assert continued["command"].endswith("--run_dir=first --peak_lr=0.05")
+    assert (continued["steps"], continued["recipe"]["peak_lr"], card["training"]["recipe"]["peak_lr"]) == (20, 0.05, 1e-12)
+    refused = start(*more[1:], "--method=one_negative_one", "--run_dir=other", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert (
+        "--continue_from: first is of method ttq, network frenzy_small, dataset synthetic10, hold_out 0, and" in refused.stderr
+    )
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "content", "expected"),
+    [
+        ("ttq", None, "--continue_from: nothing/run.json cannot be read ("),
+        ("ttq", "[1]", "--continue_from: nothing/run.json cannot be read ("),
+        ("ttq", '{"method": "ttq"}', "name the --run_dir of an earlier run of tools/compress.py"),
+        (
+            "prune_in_rounds",
+            None,
+            "--continue_from: prune_in_rounds begins at a network without zeros; leave it out, or --resume",
+        ),
+    ],
+)
+def test_an_earlier_run_that_is_none(exported, tmp_path, method, content, expected):
+    if content is not None:
+        (tmp_path / "nothing").mkdir()
+        (tmp_path / "nothing" / "run.json").write_text(content)
+    done = start(f"--method={method}", f"--load_folder={exported}", "--continue_from=nothing", "--run_dir=run", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert expected in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_weights_than_the_network_has(exported, tmp_path):
     """A card that names a network which the weights do not fit."""
     copy = shutil.copytree(exported, tmp_path / "copy")

@@ -56,6 +56,11 @@ def test_compressed_networks_have_a_table_of_their_own(card):
     assert report.totals.storage_bytes < int(found["packed, bytes"].replace(",", "")) < 2 * report.totals.storage_bytes
 
 
+def test_a_run_that_continues_another_is_repeated_from_the_first():
+    assert results.commands({}, "c") == ["c"]
+    assert results.commands({"continued": {"command": "b", "continued": {"command": "a"}}}, "c") == ["a", "b", "c"]
+
+
 def test_the_marks_stay_and_what_is_between_them_goes(tmp_path, monkeypatch):
     text = f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n"
     assert results.replaced(text, "new\n") == f"before\n{results.BEGIN}\n\nnew\n\n{results.END}\nafter\n"

@@ -10,6 +10,7 @@ Exit codes: 0 done, 2 bad input, 130 interrupted.
 
 import dataclasses
 import datetime
+import json
 import pathlib
 import shlex
 import sys
@@ -37,6 +38,7 @@ OPTIONS = {  # of the methods: name -> how the flag is made, what it says
 SPARSITY = 0.8  # of prune_in_rounds
 CALIBRATED = 512  # images
 CONVENTION = "micronet"
+SAME = ("method", "network", "dataset", "hold_out")  # in a run that goes on from another
 
 
 def define_flags() -> None:
@@ -49,6 +51,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("map_bits", None, "width of feature maps, 2 to 8; 0: as they are [the method's own]")
     flags.DEFINE_integer("freeze_epochs", 1, "ranges of maps stay for so many last epochs", lower_bound=0)
     flags.DEFINE_bool("resume", False, "go on from the last checkpoint of --run_dir")
+    flags.DEFINE_string(
+        "continue_from", None, "folder of a finished run of this method: its weights behind the codes are the start"
+    )
     flags.DEFINE_integer("save_every", 100, "steps between checkpoints", lower_bound=1)
     for name, (define, words) in OPTIONS.items():
         define(name, None, words)
@@ -88,10 +93,31 @@ def wrapped_network(model, steps: int):
     return compress.compress(model, FLAGS.method, rule, FLAGS.map_bits, **options), tensors
 
 
-def tuner(recipe: Recipe, folder: pathlib.Path, split, held):
+def earlier_run(recipe: Recipe) -> dict:
+    """run.json's facts of the run that --continue_from names: its command, and what came before it in turn. Raises UsageError."""
+    path = pathlib.Path(FLAGS.continue_from, "run.json")
+    try:
+        found = json.loads(path.read_text())
+        theirs = [found["method"], *(found["recipe"][name] for name in ("network", "dataset", "hold_out"))]
+        facts = {key: found[key] for key in ("command", "networks_sha256", "continued") if key in found}
+        facts["recipe"] = found["recipe"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise cli.UsageError(
+            f"--continue_from: {path} cannot be read ({e}); name the --run_dir of an earlier run of tools/compress.py"
+        ) from None
+    ours = [FLAGS.method, recipe.network, recipe.dataset, recipe.hold_out]
+    if theirs != ours:
+        words = [", ".join(f"{name} {value}" for name, value in zip(SAME, values, strict=True)) for values in (theirs, ours)]
+        raise cli.UsageError(
+            f"--continue_from: {FLAGS.continue_from} is of {words[0]}, and this run of {words[1]}; both must agree"
+        )
+    return facts
+
+
+def tuner(recipe: Recipe, folder: pathlib.Path, split, held, before: dict | None = None):
     """finetune(model, sparsity or None) -> run.json's facts, and steps and seconds of all its calls: trains the model in place.
 
-    Every sparsity has a folder of its own.
+    Every sparsity has a folder of its own. `before` are the facts of the run that this one continues.
     """
     from frenzy.compress import FreezeRanges
     from frenzy.training import fit, run
@@ -108,6 +134,8 @@ def tuner(recipe: Recipe, folder: pathlib.Path, split, held):
         history = History(own / "history.csv")
         shown = [Progress(), history, Curves(history, own / "curves.png", f"{recipe.network}, {FLAGS.method}")]
         facts = {**session.facts(recipe, split), "recipe_name": None, "command": command, "method": FLAGS.method}
+        if before is not None:
+            facts["continued"] = before
         record = run.Run(own, recipe, facts, FLAGS.resume)
         every = [*shown, FreezeRanges(FLAGS.freeze_epochs)]
         done = fit.fit(model, split, recipe, record, every, FLAGS.save_every, teacher, held)
@@ -153,12 +181,21 @@ def compressed(recipe: Recipe, folder: pathlib.Path, split, held):
     """The finished network, the tensors that the method took, and the facts of its training."""
     from frenzy import compress
     from frenzy.data.augment import normalise
+    from frenzy.training.run import restore
 
     model, fresh = session.build_network(recipe, len(split.class_names), split.images.shape[1:])
     if fresh:
         raise cli.UsageError(f"{FLAGS.load_folder} has no {fresh[0]} of {recipe.network}; compress maps last, after weights")
     wrapped, tensors = wrapped_network(model, recipe.epochs * (len(split.images) // recipe.batch_size))
-    finetune = tuner(recipe, folder, split, held)
+    before = None
+    if FLAGS.continue_from:
+        if FLAGS.method == "prune_in_rounds":
+            raise cli.UsageError(
+                "--continue_from: prune_in_rounds begins at a network without zeros; leave it out, or --resume"
+            )
+        before = earlier_run(recipe)
+        before["steps"] = restore(wrapped, pathlib.Path(FLAGS.continue_from)).steps
+    finetune = tuner(recipe, folder, split, held, before)
     if compress.METHODS[FLAGS.method].map_bits if FLAGS.map_bits is None else FLAGS.map_bits:
         compress.calibrate(wrapped, [normalise(split.images[:CALIBRATED], split.mean, split.std)])
     if FLAGS.method == "prune_in_rounds":

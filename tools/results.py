@@ -85,6 +85,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
+def commands(training: dict, last: str) -> list[str]:
+    """The command of a run, behind those of the runs that it continues."""
+    before = training.get("continued")
+    return [*(commands(before, before["command"]) if before else []), last]
+
+
 def markdown(cards: dict[str, dict]) -> str:
     """The tables, and below them the command and the versions of each row."""
     lines = table(HEAD, (row(card, folder) for folder, card in cards.items()))
@@ -97,7 +103,7 @@ def markdown(cards: dict[str, dict]) -> str:
         accuracy = card["accuracy"]
         lines.append(
             f"- `{folder}/`: n = {accuracy['n']:,} test images, 1 run, seed {card['training']['recipe']['seed']}, {versions}:\n"
-            f"  `{card['command']}`"
+            f"  `{' && '.join(commands(card['training'], card['command']))}`"
         )
     return "\n".join(lines) + "\n"
 
