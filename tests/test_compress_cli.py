@@ -184,6 +184,15 @@ def test_a_run_continues_another(exported, tmp_path):
         "--continue_from: first is of method ttq, network frenzy_small, dataset synthetic10, hold_out 0, and" in refused.stderr
     )
     assert not (tmp_path / "other").exists()
+    forgotten = start(*arguments, "--run_dir=more", "--peak_lr=1e-12", "--resume", cwd=tmp_path)
+    assert (forgotten.returncode, forgotten.stderr.count("\n")) == (2, 1)
+    assert "run.json: continued was {" in forgotten.stderr
+    record = json.loads((tmp_path / "first" / "run.json").read_text())
+    record["recipe"]["epochs"] = 2
+    (tmp_path / "first" / "run.json").write_text(json.dumps(record))
+    unfinished = start(*more, "--run_dir=third", cwd=tmp_path)
+    assert (unfinished.returncode, unfinished.stderr.count("\n")) == (2, 1)
+    assert "--continue_from: first did 20 of its 40 steps; finish it by --resume" in unfinished.stderr
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,11 @@ def compressed(recipe: Recipe, folder: pathlib.Path, split, held):
             )
         before = earlier_run(recipe)
         before["steps"] = restore(wrapped, pathlib.Path(FLAGS.continue_from)).steps
+        whole = before["recipe"]["epochs"] * (len(split.images) // before["recipe"]["batch_size"])
+        if before["steps"] != whole:
+            raise cli.UsageError(
+                f"--continue_from: {FLAGS.continue_from} did {before['steps']} of its {whole} steps; finish it by --resume"
+            )
     finetune = tuner(recipe, folder, split, held, before)
     if compress.METHODS[FLAGS.method].map_bits if FLAGS.map_bits is None else FLAGS.map_bits:
         compress.calibrate(wrapped, [normalise(split.images[:CALIBRATED], split.mean, split.std)])

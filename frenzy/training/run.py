@@ -18,13 +18,14 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
+SAME = ("recipe", "data_sha256", "method", "continued")  # of a run and of what goes on with it; None where a tool has none
 UNREADABLE = (tf.errors.OpError, ValueError, AssertionError)
 
 
 class Run:
     """A run's folder: `run.json` (what is needed to repeat it) and the last two checkpoints.
 
-    `facts` go into the record beside the recipe: data_sha256 must be the same when the run is resumed. `chief` is False for
+    `facts` go into the record beside the recipe: those of SAME must be equal when the run is resumed. `chief` is False for
     the workers of a cluster that write nothing there.
     """
 
@@ -47,10 +48,10 @@ class Run:
             before = json.loads(path.read_text())
         except ValueError:
             raise TrainingError(f"{path} is no JSON; the run cannot be resumed: start another with another --run_dir") from None
-        for key in ("recipe", "data_sha256"):
-            if before.get(key) != self.record[key]:
+        for key in SAME:
+            if before.get(key) != self.record.get(key):
                 raise TrainingError(
-                    f"{path}: {key} was {before.get(key)} and is {self.record[key]}; resume with what it began with"
+                    f"{path}: {key} was {before.get(key)} and is {self.record.get(key)}; resume with what it began with"
                 )
 
     @property

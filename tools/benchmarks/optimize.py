@@ -170,8 +170,9 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
             for batch in batches:
                 runs = []
                 for _ in range(FLAGS.starts):
-                    pairs, missing = pairs_of((case.folder, other), batch, threads, FLAGS.engine, plan, FLAGS.seconds)
+                    pairs, absent = pairs_of((case.folder, other), batch, threads, FLAGS.engine, plan, FLAGS.seconds)
                     runs.append(pairs)
+                    missing |= absent
                 found += pooled(runs)
             texts.append(table(case, (operations[0], operations[1]), found, missing, converted((case.folder, other))))
             for each in found:
@@ -180,4 +181,4 @@ def run(plan: measure.Plan) -> tuple[str, dict[str, Any]]:
             shutil.rmtree(pathlib.Path(case.folder).parent)
     samples = f"samples: {FLAGS.starts * plan.repeats} of about {FLAGS.seconds:g} s, medians"
     texts.append(f"{samples}; speed: of the original's, {LEAST} at least\n")
-    return "\n".join(texts), measure.record(every, plan, benchmark="optimize", engines=infer.versions())
+    return "\n".join(texts), measure.record(every, plan, benchmark="optimize", starts=FLAGS.starts, engines=infer.versions())
