@@ -8,7 +8,7 @@ import numpy as np
 
 MOST = 256  # distinct values that are told one by one
 GRID_BITS = 8  # that many values say nothing of a finer grid
-SAMPLE, CHUNK = 4096, 1 << 20
+SAMPLE, CHUNK = 1024, 1 << 20
 COMPARED = 1 << 16  # elements whose comparison stays in the cache
 FLOATS: dict[int, type[np.floating]] = {16: np.float16, 32: np.float32}  # types whose arithmetic makes the values of a grid
 FARTHEST = 1 << 16  # steps from zero to the farthest value of an even grid
@@ -43,7 +43,7 @@ def count_nonzero(array: np.ndarray) -> int:
 
 
 def distinct(array: np.ndarray) -> Values | None:
-    """The distinct values and their counts; None for more than 256, which most tensors show in their first 4,096 elements."""
+    """The distinct values and their counts; None for more than 256, which most tensors show in their first 1,024 elements."""
     flat = _plain(array).ravel()
     known = np.unique(flat[:SAMPLE])
     if len(known) > MOST or (known.size and known[-1] != known[-1]):
