@@ -1,6 +1,7 @@
 """The search's supernets against what is cut out of them: logits and counts, for random decisions over every kind of layer."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -27,11 +28,13 @@ from frenzy.compress.single_path.decisions import text
 from frenzy.compress.single_path.supernet import choice_of
 from frenzy.layers.activations import HardSwish
 from frenzy.layers.channels import ZeroPadChannels
+from frenzy.layers.indicators import Indicators, widths_of
+from frenzy.layers.live import MaskedReLU
 from frenzy.layers.subsample import Subsample
-from frenzy.layers.superkernel import Indicators, widths_of
 from frenzy.models import frenzy, mobilenet, resnet, wide_resnet
 
 L = keras.layers
+SUPERNETS = importlib.import_module("frenzy.compress.single_path.supernet")  # the package names its function alike
 
 
 def every_kind(learned: bool = True):
@@ -219,6 +222,32 @@ def test_what_is_off_can_come_back():
         optimizer.apply_gradients(zip([tf.clip_by_norm(each, 1.0) for each in found], variables, strict=True))
     assert sum(decision.width for decision in net.decisions().values()) > start
     assert last < first
+
+
+MASKED = {"every kind": {"a_relu"}, "resnet": set()}  # ReLUs that no batch normalisation stands before
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_gradients_are_those_of_relus_that_know_what_is_live(name, monkeypatch):
+    """Behind a batch normalisation, through sums, pools and padded channels, plain ReLUs do what masked ones would."""
+    found = {}
+    for lifted in (True, False):
+        if not lifted:
+            whole = SUPERNETS._Map
+            monkeypatch.setattr(SUPERNETS, "_Map", lambda x, live, static, lifted=False, of=whole: of(x, live, static))
+        net = supernet(NETWORKS[name]())
+        masked = {layer.name for layer in net.model.layers if isinstance(layer, MaskedReLU)}
+        assert masked == MASKED[name] if lifted else masked > MASKED[name]
+        random = np.random.default_rng(3)
+        shake(net.model, random)
+        net.impose(any_decisions(net, random))
+        variables = [each for layer in net.layers.values() for each in layer.thresholds if each is not None]
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.sin(net.model(images(net.model), training=False)))
+        found[lifted] = [each.numpy() for each in tape.gradient(loss, variables)]
+    assert any((gradient != 0).any() for gradient in found[True])
+    for ours, theirs in zip(found[True], found[False], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import tf_keras as keras
 from test_layers import check_layer
 
 from frenzy import stateless
-from frenzy.layers import live, superkernel
-from frenzy.layers.superkernel import Indicators, SuperKernelConv2D, SuperKernelDepthwiseConv2D
+from frenzy.layers import indicators, live
+from frenzy.layers.indicators import Indicators
+from frenzy.layers.superkernel import SuperKernelConv2D, SuperKernelDepthwiseConv2D
 from frenzy.training.step import is_kernel
 
 FRACTIONS = (0.25, 0.5, 1.0)
@@ -34,15 +35,15 @@ def test_an_indicator_is_exact_and_has_the_gradient_of_a_sigmoid():
     x = tf.constant([-2.0, -1e-6, 0.0, 0.3, 5.0])
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = superkernel.indicator(x)
+        y = indicators.indicator(x)
     assert y.numpy().tolist() == [0, 0, 1, 1, 1]
     s = 1 / (1 + np.exp(-x.numpy().astype(np.float64)))
     np.testing.assert_allclose(tape.gradient(y, x), s * (1 - s), rtol=1e-5)
 
 
 def test_nested_options_count_if_all_before_them_do():
-    assert superkernel.nested(tf.constant([1.0, 0.0, 1.0])).numpy().tolist() == [1, 1, 0, 0]
-    assert superkernel.nested(tf.zeros(0)).numpy().tolist() == [1]
+    assert indicators.nested(tf.constant([1.0, 0.0, 1.0])).numpy().tolist() == [1, 1, 0, 0]
+    assert indicators.nested(tf.zeros(0)).numpy().tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_nested_options_count_if_all_before_them_do():
     [(16, (0.1, 0.25, 0.5, 1), (2, 4, 8, 16)), (200, (0.1, 0.25, 0.5, 1), (20, 50, 100, 200)), (3, (0.1, 0.25, 1), (1, 3))],
 )
 def test_widths_are_rounded_fractions_each_once(channels, fractions, expected):
-    assert superkernel.widths_of(channels, fractions) == expected
+    assert indicators.widths_of(channels, fractions) == expected
 
 
 def test_norms_are_root_mean_squares_of_the_groups():
@@ -59,7 +60,7 @@ def test_norms_are_root_mean_squares_of_the_groups():
     thresholds = Indicators(
         tf.constant([9.0], tf.float64), tf.constant([0, 9.0], tf.float64), tf.constant([0.5, 0.7], tf.float64)
     )
-    margins, found = superkernel.decide(tf.constant((kernel**2).sum(2)), 4, thresholds, widths)
+    margins, found = indicators.decide(tf.constant((kernel**2).sum(2)), 4, thresholds, widths)
 
     def rms(part):
         return np.sqrt((part**2).mean())
@@ -69,7 +70,7 @@ def test_norms_are_root_mean_squares_of_the_groups():
     left = kernel[1:2, 1:4]  # the middle row, and columns up to distance 1
     np.testing.assert_allclose(margins.width, [rms(left[..., 2:4]) - 0.5, rms(left[..., 4:]) - 0.7])
     assert [each.numpy().tolist() for each in found[:2]] == [[0], [1, 0]]
-    assert superkernel.spatial_mask(found, (3, 5)).numpy().tolist() == [[0] * 5, [0, 1, 1, 1, 0], [0] * 5]
+    assert indicators.spatial_mask(found, (3, 5)).numpy().tolist() == [[0] * 5, [0, 1, 1, 1, 0], [0] * 5]
 
 
 def test_gradients_are_those_of_the_relaxed_form():
@@ -80,8 +81,8 @@ def test_gradients_are_those_of_the_relaxed_form():
 
     def value(arrays, step):
         kernel, *thresholds = arrays
-        _, found = superkernel.decide(tf.reduce_sum(tf.square(kernel), 2), inputs, Indicators(*thresholds), widths, step)
-        mask, wide = superkernel.spatial_mask(found, (3, 3)), superkernel.live_channels(found, widths)
+        _, found = indicators.decide(tf.reduce_sum(tf.square(kernel), 2), inputs, Indicators(*thresholds), widths, step)
+        mask, wide = indicators.spatial_mask(found, (3, 3)), indicators.live_channels(found, widths)
         cost = tf.reduce_sum(mask) * tf.reduce_sum(wide)
         return tf.reduce_sum(weights * kernel * mask[:, :, None, None] * wide) + 0.1 * cost
 
@@ -89,7 +90,7 @@ def test_gradients_are_those_of_the_relaxed_form():
 
     def remembered(x):
         points.append(x.numpy())
-        return superkernel.indicator(x)
+        return indicators.indicator(x)
 
     variables = [tf.Variable(each) for each in start]
     with tf.GradientTape() as tape:
@@ -365,3 +366,32 @@ def test_a_channel_that_comes_in_as_zeros_has_the_gradient_of_unit_variance():
         y = live.MaskedBatchNormalization(gates=False, epsilon=1e-5)([x, tf.zeros(1)], training=True)
     assert not y.numpy().any()
     np.testing.assert_allclose(tape.gradient(y, x, upstream), upstream - tf.reduce_mean(upstream), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("gates", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("training", [True, False])
+def test_lifted_channels_let_the_gradient_pass_a_plain_relu(gates, dtype, training):
+    """As one that knows what is live does, for a map that differs by nothing that a sum would show."""
+    alive = tf.constant([1.0, 0, 1, 0])
+    x = tf.cast(randoms(4, 3, 3, 4) * (1 if gates else alive.numpy()), dtype)
+    upstream = tf.cast(randoms(4, 3, 3, 4), dtype)
+
+    def run(lifts):
+        layer = live.MaskedBatchNormalization(
+            gates, lifts, dtype=keras.mixed_precision.Policy(f"mixed_{dtype}" if dtype != "float32" else dtype)
+        )
+        with tf.GradientTape() as tape:
+            tape.watch(alive)
+            normalised = layer([x, alive], training=training)
+            y = tf.nn.relu(normalised) if lifts else live.masked_relu(normalised, alive)
+        return y.numpy(), tape.gradient(y, [alive, layer.beta], upstream)
+
+    (plain, plain_gradients), (lifted, gradients) = run(False), run(True)
+    assert not plain[..., 1::2].any()
+    assert (lifted[..., 1::2] > 0).all()
+    np.testing.assert_allclose(lifted.astype(np.float32), plain.astype(np.float32), atol=2e-7)
+    for ours, theirs in zip(gradients, plain_gradients, strict=True):
+        assert ours[1] == theirs[1]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert not gates or gradients[0][1] != 0  # it can learn that it is wanted

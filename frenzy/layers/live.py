@@ -1,7 +1,11 @@
 """Layers that know which channels are live: what stands between convolutions whose width is still being searched.
 
-`live` is a vector (channels,), 1 for a channel that counts and 0 for one that is cut off; the output of a cut channel is exactly 0.
+`live` is a vector (channels,), 1 for a channel that counts and 0 for one that is cut off, whose output is 0.
 Masks sit where they cost nothing, in kernels of convolutions and in scale and offset of BN, never on maps.
+
+A channel that is cut off must be able to learn that it is wanted, and ReLU passes no gradient at 0. MaskedReLU makes it pass, for
+the price of another map. Behind a batch normalisation it is cheaper to let cut channels be LIFT instead of 0: too little to change
+a sum, enough for any ReLU.
 """
 
 import math
@@ -9,6 +13,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras as keras
+
+LIFT, LIFT_16 = 1e-30, 1e-7  # the latter where maps are float16, whose least number above 0 is 6e-8
 
 
 def union(parts: Sequence[tf.Tensor], channels: int, static: int = 0) -> tf.Tensor:
@@ -76,7 +82,13 @@ def masked_relu(x: tf.Tensor, live: tf.Tensor, max_value: float | None = None) -
     @tf.custom_gradient
     def activated(x):
         y = forward(x)
-        return y, lambda upstream: backward(gradients=upstream, features=y + dead)
+
+        def gradient(upstream):
+            with tf.control_dependencies([upstream]):  # else this map is made on the way forth, and held until it is read
+                features = tf.nn.bias_add(y, dead) if x.shape.rank and x.shape.rank > 1 else y + dead
+            return backward(gradients=upstream, features=features)
+
+        return y, gradient
 
     return activated(x)
 
@@ -110,11 +122,12 @@ class MaskedBatchNormalization(keras.layers.BatchNormalization):
     their gradient in training is that of a channel of variance 1: of one of no variance it would be 1 / sqrt(epsilon) as large.
     Scale and offset carry the mask, so the gradient of `live` is the sum of output times gradient: what the loss would change
     by if the channel went (Molchanov et al., arXiv 1611.06440).
+    lifts: cut channels come out as LIFT in place of 0, so that the gradient passes a ReLU behind.
     """
 
-    def __init__(self, gates: bool = True, **kwargs):
+    def __init__(self, gates: bool = True, lifts: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.gates = gates
+        self.gates, self.lifts = gates, lifts
 
     def build(self, input_shape):
         super().build(input_shape[0])
@@ -124,11 +137,14 @@ class MaskedBatchNormalization(keras.layers.BatchNormalization):
         x, live = inputs
         training = keras.backend.learning_phase() if training is None else training
         live = tf.cast(live, tf.float32)
+        cut = tf.cast(tf.equal(live, 0), tf.float32)
         scale = live
         if training and not self.gates:
-            scale += math.sqrt(self.epsilon) * tf.cast(tf.equal(live, 0), tf.float32)
+            scale += math.sqrt(self.epsilon) * cut
         scale = scale * self.gamma if self.scale else scale
         offset = live * self.beta if self.center else tf.zeros_like(live)
+        if self.lifts:
+            offset += (LIFT_16 if self.compute_dtype == "float16" else LIFT) * cut
         return self._trained(x, scale, offset) if training else self._normalized(x, scale, offset)
 
     def _normalized(self, x, scale, offset):
@@ -157,4 +173,4 @@ class MaskedBatchNormalization(keras.layers.BatchNormalization):
         return input_shape[0]
 
     def get_config(self):
-        return {**super().get_config(), "gates": self.gates}
+        return {**super().get_config(), "gates": self.gates, "lifts": self.lifts}

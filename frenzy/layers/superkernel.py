@@ -1,131 +1,21 @@
-"""Convolutions that learn how large a kernel and how many channels they need: single-path NAS.
-
-Source: Stamoulis et al., arXiv 1904.02877, generalised to what Frenzy's search chose from: height and width of the kernel apart,
-nested numbers of channels. Every option is part of one kernel (kh, kw, cin, cout):
-
-    rho(group) = sqrt(sum of w^2 + 1e-12) / sqrt(elements)     comparable across groups; no NaN where all are zero
-    indicator  = 1 if rho - t >= 0 else 0                       t is learned, from 0; the gradient is that of sigmoid(rho - t)
-    rows       at distance d from the middle count times I_1 ... I_d; columns likewise; rho is of the whole kernel
-    channels   n_(g-1) to n_g count times u_2 ... u_g; rho is of the kernel with its rows and columns masked
+"""Convolutions that learn how large a kernel and how many channels they need: single-path NAS, by the formulas of indicators.py.
 
 Strides pad (k - 1) / 2 on every side, so a kernel that is masked down equals the small kernel, which SAME's sampling grid would
 not allow.
 """
 
-import itertools
 import math
-import typing
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from frenzy import stateless
 from frenzy.layers import depthwise
+from frenzy.layers.indicators import TINY, Indicators, decide, leading_ones, live_channels, spatial_mask, widths_of
 
-TINY = 1e-12
 EDGE = 1e-3  # how far from its norm a threshold stands that is set, not learned
-
-Step = Callable[[tf.Tensor], tf.Tensor]
-
-
-class Indicators(typing.NamedTuple):
-    """A number for every decision of a layer: rows and columns by their distance from the middle, the groups of channels behind
-    the first; (0,) where there is nothing to decide."""
-
-    rows: tf.Tensor
-    columns: tf.Tensor
-    width: tf.Tensor
-
-
-@tf.custom_gradient
-def indicator(x: tf.Tensor) -> tf.Tensor:
-    """1 where x >= 0, else 0, exactly; its gradient is that of sigmoid(x)."""
-    soft = tf.sigmoid(x)
-    return tf.cast(x >= 0, x.dtype), lambda upstream: upstream * soft * (1 - soft)
-
-
-def nested(indicators: tf.Tensor) -> tf.Tensor:
-    """(n,) -> (n + 1,): 1, i_1, i_1 i_2, ... An option counts if all before it do; tf.math.cumprod has no gradient at zeros."""
-    parts = [tf.ones((), indicators.dtype)]
-    for each in tf.unstack(indicators):
-        parts.append(parts[-1] * each)
-    return tf.stack(parts)
-
-
-def rho(squares: tf.Tensor, elements) -> tf.Tensor:
-    """Sums of squares and how many there are -> root mean squares."""
-    return tf.sqrt(squares + TINY) / tf.sqrt(tf.cast(elements, squares.dtype))
-
-
-def distances(side: int) -> np.ndarray:
-    """(side, side // 2 + 1): 1 where the row is so far from the middle one."""
-    return np.eye(side // 2 + 1)[[abs(row - side // 2) for row in range(side)]]
-
-
-def groups(widths: Sequence[int]) -> np.ndarray:
-    """(channels, groups): 1 where the channel is of the group, for nested widths n_1 < n_2 < ... of which the last is all."""
-    return np.repeat(np.eye(len(widths)), np.diff([0, *widths]), axis=0)
-
-
-def times(matrix: np.ndarray, vector: tf.Tensor) -> tf.Tensor:
-    """A matrix times a vector, by an op whose gradient is as plain."""
-    return tf.reshape(tf.matmul(tf.constant(matrix, vector.dtype), tf.reshape(vector, (-1, 1))), (-1,))
-
-
-def side_mask(indicators: tf.Tensor, side: int) -> tf.Tensor:
-    """(side,); all ones where there is nothing to decide."""
-    if not indicators.shape[0]:
-        return tf.ones(side, indicators.dtype)
-    return times(distances(side), nested(indicators))
-
-
-def spatial_mask(indicators: Indicators, sides: tuple[int, int]) -> tf.Tensor:
-    """(kh, kw)."""
-    return side_mask(indicators.rows, sides[0])[:, None] * side_mask(indicators.columns, sides[1])[None, :]
-
-
-def live_channels(indicators: Indicators, widths: Sequence[int]) -> tf.Tensor:
-    """(channels,)."""
-    return times(groups(widths), nested(indicators.width))
-
-
-def decide(
-    squares: tf.Tensor, inputs: int, thresholds: Indicators, widths: Sequence[int], step: Step = indicator
-) -> tuple[Indicators, Indicators]:
-    """Sums of w^2 over the inputs (kh, kw, channels), of `inputs` numbers each -> margins rho - t, and the indicators of these."""
-    rows, columns, channels = squares.shape
-    dtype = squares.dtype
-
-    def margins(sums: tf.Tensor, side: int, across: int, threshold: tf.Tensor) -> tf.Tensor:
-        """Of the rows, or columns, at every distance but 0: two of `across` elements each."""
-        if not threshold.shape[0]:
-            return tf.zeros(0, dtype)
-        by_distance = times(distances(side).T[1:], sums)
-        return rho(by_distance, 2 * across * inputs * channels) - threshold
-
-    row_margins = margins(tf.reduce_sum(squares, (1, 2)), rows, columns, thresholds.rows)
-    column_margins = margins(tf.reduce_sum(squares, (0, 2)), columns, rows, thresholds.columns)
-    spatial = Indicators(step(row_margins), step(column_margins), tf.zeros(0, dtype))
-    mask = spatial_mask(spatial, (rows, columns))
-    by_channel = tf.reduce_sum(tf.square(mask)[:, :, None] * squares, (0, 1))
-    by_group = times(groups(widths).T[1:], by_channel)
-    sizes = tf.constant([high - low for low, high in itertools.pairwise(widths)], dtype)
-    width_margins = rho(by_group, tf.reduce_sum(mask) * inputs * sizes) - thresholds.width
-    return Indicators(row_margins, column_margins, width_margins), spatial._replace(width=step(width_margins))
-
-
-def widths_of(channels: int, fractions: Sequence[float]) -> tuple[int, ...]:
-    """The nested numbers of channels, rounded, each once: (0.1, 0.25, 0.5, 1) of 16 -> (2, 4, 8, 16). At least one channel."""
-    return tuple(sorted({max(1, int(fraction * channels + 0.5)) for fraction in fractions}))
-
-
-def leading_ones(indicators) -> int:
-    """How many count before the first that does not."""
-    found = [*(bool(each) for each in indicators), False]
-    return found.index(False)
 
 
 class _SuperKernel(keras.layers.Layer):
@@ -197,7 +87,7 @@ class _SuperKernel(keras.layers.Layer):
 
     def decide(self) -> tuple[Indicators, Indicators]:
         """Margins rho - t and indicators as they are now, without dropout; float32, differentiable."""
-        thresholds = Indicators(*(tf.zeros(0) if each is None else tf.convert_to_tensor(each) for each in self.thresholds))
+        thresholds = Indicators(*(tf.constant([]) if each is None else tf.convert_to_tensor(each) for each in self.thresholds))
         return decide(self._squares(), self._inputs, thresholds, self.widths)
 
     def indicators(self) -> Indicators:

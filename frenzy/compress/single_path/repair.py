@@ -13,7 +13,7 @@ from frenzy.compress.single_path.decisions import Decision
 from frenzy.compress.single_path.objective import Objective
 from frenzy.compress.single_path.supernet import Supernet
 from frenzy.compress.tensors import CompressError
-from frenzy.layers.superkernel import Indicators
+from frenzy.layers.indicators import Indicators
 
 CLOSE = 0.97  # of the budget
 

@@ -17,16 +17,9 @@ from frenzy.compress.single_path.cost import Choice
 from frenzy.compress.single_path.decisions import Decision, Decisions, whole
 from frenzy.compress.single_path.graph import CONVS, Network, Op, network_of
 from frenzy.compress.tensors import CompressError, short_name
+from frenzy.layers.indicators import Indicators, groups, nested, times, widths_of
 from frenzy.layers.live import LiveJoin, LiveUnion, MaskedBatchNormalization, MaskedReLU
-from frenzy.layers.superkernel import (
-    Indicators,
-    SuperKernelConv2D,
-    SuperKernelDepthwiseConv2D,
-    groups,
-    nested,
-    times,
-    widths_of,
-)
+from frenzy.layers.superkernel import SuperKernelConv2D, SuperKernelDepthwiseConv2D
 
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)  # what Frenzy's search chose from
 
@@ -126,12 +119,13 @@ def _options(network: Network, name: str, fractions: Sequence[float]) -> int:
 class _Map:
     """A map of the supernet, and the vector of what is live in it; None where its first `static` channels are, always.
 
-    Channels behind the vector's end are zeros that were padded.
+    Channels behind the vector's end are zeros that were padded. lifted: those of the vector that are cut off are a little above 0.
     """
 
     x: Any
     live: Any
     static: int
+    lifted: bool = False
 
     @property
     def channels(self) -> int:
@@ -189,13 +183,13 @@ def _call(network: Network, op: Op, reads: list[_Map], fractions: tuple[float, .
         return _concatenation(op, reads)
     if op.kind == "flatten":
         return _flattened(op, first)
-    if first.live is not None and op.kind in ("batch_norm", "relu", "relu6"):
+    if first.live is not None and (op.kind == "batch_norm" or (op.kind in ("relu", "relu6") and not first.lifted)):
         return _masked(network, op, first)
     if op.kind == "batch_norm" and op.layer.center and first.static < op.channels:
         raise CompressError(
             f"{network.name}: '{op.name}' shifts channels that are zero whatever is searched; cut them off first"
         )
-    return _Map(_again(op.layer)(first.x), first.live, first.static)
+    return dataclasses.replace(first, x=_again(op.layer)(first.x))
 
 
 def _again(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -247,10 +241,10 @@ def _masked(network: Network, op: Op, read: _Map) -> _Map:
     """What must know which channels are live."""
     live, config = read.vector, op.layer.get_config()
     if op.kind == "batch_norm":
-        layer = MaskedBatchNormalization.from_config({**config, "gates": _leaves_mask(network, op.reads[0])})
+        layer = MaskedBatchNormalization.from_config({**config, "gates": _leaves_mask(network, op.reads[0]), "lifts": True})
     else:
         layer = MaskedReLU(6 if op.kind == "relu6" else None, name=op.name, dtype=config["dtype"])
-    return _Map(layer([read.x, live]), live, 0)
+    return _Map(layer([read.x, live]), live, 0, op.kind == "batch_norm")
 
 
 def _sum(op: Op, reads: list[_Map]) -> _Map:
@@ -259,7 +253,8 @@ def _sum(op: Op, reads: list[_Map]) -> _Map:
     vectors = [read.live for read in reads if read.live is not None]
     if not vectors or static == op.channels:
         return _Map(x, None, static)
-    return _Map(x, LiveUnion(op.channels, static, name=f"{op.name}_live")(vectors), 0)
+    lifted = any(read.lifted and read.live.shape[0] == op.channels for read in reads)
+    return _Map(x, LiveUnion(op.channels, static, name=f"{op.name}_live")(vectors), 0, lifted)
 
 
 def _concatenation(op: Op, reads: list[_Map]) -> _Map:
@@ -268,11 +263,12 @@ def _concatenation(op: Op, reads: list[_Map]) -> _Map:
         return _Map(x, None, op.channels)
     static = [read.channels if read.live is None else 0 for read in reads]
     vectors = [read.vector for read in reads if read.live is not None]
-    return _Map(x, LiveJoin(static, name=f"{op.name}_live")(vectors), 0)
+    lifted = all(read.lifted for read in reads if read.live is not None)
+    return _Map(x, LiveJoin(static, name=f"{op.name}_live")(vectors), 0, lifted)
 
 
 def _flattened(op: Op, read: _Map) -> _Map:
     x = _again(op.layer)(read.x)
     if read.live is None:
         return _Map(x, None, op.channels)
-    return _Map(x, LiveJoin(name=f"{op.name}_live")([read.vector] * (op.channels // read.channels)), 0)
+    return _Map(x, LiveJoin(name=f"{op.name}_live")([read.vector] * (op.channels // read.channels)), 0, read.lifted)
