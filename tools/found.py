@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import html
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 
 import graphviz
@@ -141,6 +142,13 @@ class Point:
     n: int
 
 
+AXES: Mapping[str, tuple[str, str]] = {  # objective -> (field of a point, what it is)
+    "score": ("score", "score (storage + operations, shares of the challenge's baseline)"),
+    "operations": ("operations", "32-bit operations an image"),
+    "storage": ("storage_bytes", "bytes of weights"),
+}
+
+
 def front_csv(points: Sequence[Point]) -> str:
     """A line a network."""
     text = io.StringIO()
@@ -150,12 +158,16 @@ def front_csv(points: Sequence[Point]) -> str:
     return text.getvalue()
 
 
-def front_png(points: Sequence[Point], title: str) -> bytes:
-    """Accuracy against score: what was searched for, and the same network made narrower alike."""
+def front_png(points: Sequence[Point], title: str, budget: str = "score") -> bytes:
+    """Accuracy against what was budgeted (a key of AXES): what was searched for, and the same network made narrower alike.
+
+    Of several seeds the mean is drawn, and every network as a point of its own.
+    """
     from matplotlib.figure import Figure
 
     from frenzy.render.plots import BLUE, ORANGE
 
+    field, label_of_axis = AXES[budget]
     figure = Figure(figsize=(6.4, 4.4), dpi=120, layout="constrained")
     axes = figure.subplots()
     styles: Mapping[str, tuple[str, str, str]] = {
@@ -163,10 +175,13 @@ def front_png(points: Sequence[Point], title: str) -> bytes:
         "uniform": (ORANGE, "s", "narrower alike"),
     }
     for kind, (colour, marker, label) in styles.items():
-        own = sorted((point.score, 100 * point.top1) for point in points if point.kind == kind)
+        own = [(point.share, getattr(point, field), 100 * point.top1) for point in points if point.kind == kind]
         if own:
-            axes.plot(*zip(*own, strict=True), color=colour, marker=marker, label=label)
-    axes.set(xlabel="score (storage + operations, shares of the challenge's baseline)", ylabel="top-1 accuracy, %", title=title)
+            by_share = [[each for each in own if each[0] == share] for share in sorted({share for share, *_ in own})]
+            means = [[statistics.mean(column) for column in zip(*some, strict=True)][1:] for some in by_share]
+            axes.plot(*zip(*means, strict=True), color=colour, label=label)
+            axes.plot(*zip(*(each[1:] for each in own), strict=True), color=colour, marker=marker, linestyle="none", alpha=0.6)
+    axes.set(xlabel=label_of_axis, ylabel="top-1 accuracy, %", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     buffer = io.BytesIO()

@@ -108,12 +108,12 @@ def markdown(cards: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replaced(text: str, table: str) -> str:
+def replaced(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """A Markdown text with what stands between the marks replaced."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise cli.UsageError(f"{FLAGS.write} needs one line '{BEGIN}' and, behind it, one '{END}'")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise cli.UsageError(f"{FLAGS.write} needs one line '{begin}' and, behind it, one '{end}'")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{table}\n{end}{rest.split(end)[1]}"
 
 
 def off(folder: pathlib.Path, card: dict) -> float:

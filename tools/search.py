@@ -4,9 +4,10 @@
 The zoo's network trains as a supernet whose convolutions learn their kernels and widths; what it found is written to rows.json,
 and trained: --then finetune (from its weights), scratch, or nothing. One target: --target_operations 400e6, --target_storage 4MB,
 --target_score 0.14; --convention says how they are counted. --sweep 0.25,0.5,0.75 searches for these shares of the network's
-score, trains each from fresh weights beside a network made narrower alike, and draws the front. Every field of a recipe has a
-flag of its name. --run_dir gets run.json, checkpoints, search.csv (step, target, cost, lambda), report.txt, cut.png, curves and
-TensorBoard's events; found/ the trained network and its SavedModel. A run that was stopped goes on with --resume.
+score, or of what --sweep_by names, trains each from fresh weights beside a network made narrower alike, and draws the front;
+tools/front.py joins those of several seeds. Every field of a recipe has a flag of its name. --run_dir gets run.json, checkpoints,
+search.csv (step, target, cost, lambda), report.txt, cut.png, curves and TensorBoard's events; found/ the trained network and its
+SavedModel. A run that was stopped goes on with --resume.
 Exit codes: 0 done, 2 bad input, 130 interrupted.
 """
 
@@ -37,6 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("then", "finetune", ["finetune", "scratch", "nothing"], "what happens to the found network")
     flags.DEFINE_integer("final_epochs", None, "its epochs [as many as the search's]", lower_bound=1)
     flags.DEFINE_list("sweep", None, "shares of the network's score to search for, in place of a target: 0.25,0.5,0.75")
+    flags.DEFINE_enum("sweep_by", "score", ["score", "operations", "storage"], "what the shares of --sweep are of")
     flags.DEFINE_string("run_dir", None, "where all that is written goes [runs/search_<network>_<dataset>]")
     flags.DEFINE_bool("resume", False, "go on from the last checkpoint of --run_dir")
     flags.DEFINE_integer("save_every", 100, "steps between checkpoints", lower_bound=1)
@@ -96,7 +98,7 @@ def main() -> None:
         import tensorflow as tf
 
         from frenzy import export
-        from frenzy.compress import CompressError
+        from frenzy.compress import CompressError, single_path
         from frenzy.training import run
         from tools import searching
 
@@ -108,7 +110,7 @@ def main() -> None:
     epochs = FLAGS.final_epochs or recipe.epochs
     with cli.user_errors(CompressError, run.TrainingError, export.ExportError):
         if target is None:
-            searching.sweep(setting, shares, epochs, folder)
+            searching.sweep(setting, getattr(single_path, FLAGS.sweep_by)(setting.convention), shares, epochs, folder)
             print((folder / "front.csv").read_text() + f"wrote {folder / 'front.csv'} and {folder / 'front.png'}")
             return
         objective, budget = target

@@ -194,13 +194,12 @@ def train_found(setting: Setting, decisions, source, epochs: int, folder: pathli
     return export.export(final, folder / "SavedModel", pixels, test.class_names, "float16", told)
 
 
-def sweep(setting: Setting, shares: list[float], epochs: int, folder: pathlib.Path) -> list:
-    """For every share of the whole network's score: one network found by search and one made narrower alike, both trained from
-    fresh weights."""
+def sweep(setting: Setting, objective, shares: list[float], epochs: int, folder: pathlib.Path) -> list:
+    """For every share of what the whole network has of the objective: one network found by search and one made narrower alike,
+    both trained from fresh weights."""
     from frenzy.compress import single_path
     from tools import found
 
-    objective = single_path.score(setting.convention)
     points = []
     for share in shares:
         net = fresh_supernet(setting)
@@ -218,14 +217,14 @@ def sweep(setting: Setting, shares: list[float], epochs: int, folder: pathlib.Pa
                     kind, share, counts["score"], counts["operations"], counts["storage_bytes"], accuracy["top1"], accuracy["n"]
                 )
             )
-        write_front(setting, points, folder)
+        write_front(setting, points, objective.name, folder)
     return points
 
 
-def write_front(setting: Setting, points: list, folder: pathlib.Path) -> None:
+def write_front(setting: Setting, points: list, budget: str, folder: pathlib.Path) -> None:
     """front.csv and front.png, as far as the sweep is."""
     from frenzy.render import files
     from tools import found
 
     files.write(folder / "front.csv", found.front_csv(points))
-    files.write(folder / "front.png", found.front_png(points, f"{setting.recipe.network}, {setting.recipe.dataset}"))
+    files.write(folder / "front.png", found.front_png(points, f"{setting.recipe.network}, {setting.recipe.dataset}", budget))
