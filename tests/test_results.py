@@ -59,6 +59,12 @@ def test_compressed_networks_have_a_table_of_their_own(card):
 def test_a_run_that_continues_another_is_repeated_from_the_first():
     assert results.commands({}, "c") == ["c"]
     assert results.commands({"continued": {"command": "b", "continued": {"command": "a"}}}, "c") == ["a", "b", "c"]
+    first = {"recipe": {"epochs": 90}}
+    assert results.epochs({"recipe": {"epochs": 20}, "continued": {"recipe": {"epochs": 60}, "continued": first}}) == [
+        90,
+        60,
+        20,
+    ]
 
 
 def test_the_marks_stay_and_what_is_between_them_goes(tmp_path, monkeypatch):

@@ -35,6 +35,12 @@ def folders(root: pathlib.Path) -> list[pathlib.Path]:
     return [folder for folder in found if (folder / "saved_model.pb").is_file()]
 
 
+def epochs(training: dict) -> list[int]:
+    """Of a run, behind those of the runs that it continues."""
+    before = training.get("continued")
+    return [*(epochs(before) if before else []), training["recipe"]["epochs"]]
+
+
 def row(card: dict, folder: str) -> tuple[str, ...]:
     """A line of the table: the card's, and the parameters as the graph on disk has them (two a BN channel)."""
     parameters = account(read(ROOT / folder), "macs").totals.parameters
@@ -46,9 +52,9 @@ def row(card: dict, folder: str) -> tuple[str, ...]:
         f"{accuracy['top1']:.2%}",
         f"{accuracy['top5']:.2%}",
         f"{parameters:,}",
-        str(recipe["epochs"]),
+        " + ".join(map(str, epochs(training))),
         training["device"],
-        f"{seconds / 60:.0f}" if seconds else "not measured",
+        f"{seconds / 60:.0f}{', the last' * ('continued' in training)}" if seconds else "not measured",
         accuracy["date"],
         f"`{folder}/`",
     )
