@@ -230,8 +230,8 @@ def test_dropped_indicators_follow_from_the_seed():
     np.testing.assert_array_equal(drawn(1), drawn(1))
     assert not np.array_equal(drawn(1), drawn(2))
     np.testing.assert_array_equal(layer(x, training=False), whole)
-    ones = Indicators(tf.ones(2), tf.ones(2), tf.ones(3))
-    found = np.array([np.concatenate(layer._dropped(ones)) for _ in range(300)])
+    ones = Indicators(tf.ones((1, 2)), tf.ones((1, 2)), tf.ones((1, 3)))
+    found = np.array([np.concatenate(layer._dropped(ones), 1) for _ in range(300)])
     assert set(np.unique(found)) == {0, np.float32(1 / (1 - np.float32(0.4)))}
     assert abs((found == 0).mean() - 0.4) < 4 * np.sqrt(0.4 * 0.6 / found.size)
     layer.drop_rate.assign(0)

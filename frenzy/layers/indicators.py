@@ -39,11 +39,11 @@ def indicator(x: tf.Tensor) -> tf.Tensor:
 
 
 def nested(indicators: tf.Tensor) -> tf.Tensor:
-    """(n,) -> (n + 1,): 1, i_1, i_1 i_2, ... An option counts if all before it do; tf.math.cumprod has no gradient at zeros."""
-    one = tf.constant([1], indicators.dtype)
-    if indicators.shape[0] < 2:
-        return tf.concat([one, indicators], 0)
-    return tf.concat([one, tf.stack(list(itertools.accumulate(tf.unstack(indicators), tf.multiply)))], 0)
+    """(..., n) -> (..., n + 1): 1, i_1, i_1 i_2, ... An option counts if all before it do; tf.math.cumprod has no gradient at zeros."""
+    one = tf.constant(1, indicators.dtype, [*indicators.shape[:-1], 1])
+    if indicators.shape[-1] < 2:
+        return tf.concat([one, indicators], -1)
+    return tf.concat([one, tf.stack(list(itertools.accumulate(tf.unstack(indicators, axis=-1), tf.multiply)), -1)], -1)
 
 
 def rho(squares: tf.Tensor, elements) -> tf.Tensor:
@@ -68,49 +68,76 @@ def groups(widths: Sequence[int]) -> np.ndarray:
     return np.repeat(np.eye(len(widths)), np.diff([0, *widths]), axis=0)
 
 
-def times(matrix: np.ndarray, vector: tf.Tensor) -> tf.Tensor:
-    """A matrix times a vector, by an op whose gradient is as plain."""
-    return tf.reshape(tf.matmul(tf.constant(matrix, vector.dtype), tf.reshape(vector, (-1, 1))), (-1,))
+def times(matrix: np.ndarray, vectors: tf.Tensor) -> tf.Tensor:
+    """(m, n) times (n,) -> (m,), or times each of (layers, n) -> (layers, m), by an op whose gradient is as plain."""
+    turned = tf.constant(matrix.T, vectors.dtype)
+    if vectors.shape.rank == 2:
+        return tf.matmul(vectors, turned)
+    return tf.reshape(tf.matmul(tf.reshape(vectors, (1, -1)), turned), (-1,))
 
 
 def taps_mask(indicators: Indicators, sides: tuple[int, int]) -> tf.Tensor:
-    """(kh kw,); all ones where there is nothing to decide."""
-    masks = [times(places, nested(own)) for places, own in zip(by_tap(sides), indicators, strict=False) if own.shape[0]]
-    return functools.reduce(tf.multiply, masks) if masks else tf.ones(sides[0] * sides[1], indicators.rows.dtype)
+    """(..., kh kw); all ones where there is nothing to decide."""
+    masks = [times(places, nested(own)) for places, own in zip(by_tap(sides), indicators, strict=False) if own.shape[-1]]
+    if masks:
+        return functools.reduce(tf.multiply, masks)
+    return tf.constant(1, indicators.rows.dtype, [*indicators.rows.shape[:-1], sides[0] * sides[1]])
 
 
 def spatial_mask(indicators: Indicators, sides: tuple[int, int]) -> tf.Tensor:
-    """(kh, kw)."""
+    """(kh, kw), of one layer."""
     return tf.reshape(taps_mask(indicators, sides), sides)
 
 
 def live_channels(indicators: Indicators, widths: Sequence[int]) -> tf.Tensor:
-    """(channels,)."""
+    """(channels,), of one layer."""
     return times(groups(widths), nested(indicators.width))
+
+
+def by_group(squares: tf.Tensor, widths: Sequence[int]) -> tf.Tensor:
+    """Sums of w^2 over the inputs (kh, kw, channels) -> over the groups of channels too, (kh kw, groups)."""
+    return tf.matmul(tf.reshape(squares, (-1, squares.shape[2])), tf.constant(groups(widths), squares.dtype))
+
+
+def decide_alike(
+    sums: tf.Tensor,
+    sides: tuple[int, int],
+    inputs: Sequence[int],
+    widths: Sequence[int],
+    thresholds: Indicators,
+    step: Step = indicator,
+) -> tuple[Indicators, Indicators]:
+    """decide() for layers of the same options at once: sums (layers, kh kw, groups) of by_group(), thresholds (layers, n)."""
+    dtype = sums.dtype
+    margins, found = ([tf.constant([], dtype, [len(inputs), 0])] * 3 for _ in range(2))
+    each = np.array(inputs)[:, None]
+    if fields := [field for field in (0, 1) if thresholds[field].shape[1]]:
+        rings = np.concatenate([by_tap(sides)[field].T[1:] for field in fields])  # a line for every distance but 0
+        elements = each * rings.sum(1) * widths[-1]
+        norms = rho(times(rings, tf.reduce_sum(sums, 2)), tf.constant(elements, dtype))
+        together = norms - tf.concat([thresholds[field] for field in fields], 1)
+        counts = [thresholds[field].shape[1] for field in fields]
+        for values, whole in ((margins, together), (found, step(together))):
+            for field, part in zip(fields, tf.split(whole, counts, 1), strict=True):
+                values[field] = part
+    if thresholds.width.shape[1]:
+        mask = taps_mask(Indicators(*found), sides)
+        left = tf.reduce_sum(tf.square(mask)[:, :, None] * sums[:, :, 1:], 1)
+        sizes = tf.constant(each * np.diff(widths), dtype)
+        margins[2] = rho(left, tf.reduce_sum(mask, 1, keepdims=True) * sizes) - thresholds.width
+        found[2] = step(margins[2])
+    return Indicators(*margins), Indicators(*found)
 
 
 def decide(
     squares: tf.Tensor, inputs: int, thresholds: Indicators, widths: Sequence[int], step: Step = indicator
 ) -> tuple[Indicators, Indicators]:
     """Sums of w^2 over the inputs (kh, kw, channels), of `inputs` numbers each -> margins rho - t, and the indicators of these."""
-    sides, channels, dtype = (squares.shape[0], squares.shape[1]), squares.shape[2], squares.dtype
-    by_group = tf.matmul(tf.reshape(squares, (-1, channels)), tf.constant(groups(widths), dtype))  # (taps, groups)
-    margins, found = ([tf.constant([], dtype)] * 3 for _ in range(2))
-    if fields := [field for field in (0, 1) if thresholds[field].shape[0]]:
-        rings = np.concatenate([by_tap(sides)[field].T[1:] for field in fields])  # a line for every distance but 0
-        sums = tf.reduce_sum(tf.matmul(tf.constant(rings, dtype), by_group), 1)
-        together = rho(sums, rings.sum(1) * inputs * channels) - tf.concat([thresholds[field] for field in fields], 0)
-        counts = [thresholds[field].shape[0] for field in fields]
-        for values, whole in ((margins, together), (found, step(together))):
-            for field, part in zip(fields, tf.split(whole, counts), strict=True):
-                values[field] = part
-    if thresholds.width.shape[0]:
-        mask = taps_mask(Indicators(*found), sides)
-        left = tf.matmul(tf.square(mask)[None, :], by_group)[0, 1:]
-        sizes = np.diff(widths) * inputs
-        margins[2] = rho(left, tf.reduce_sum(mask) * tf.constant(sizes, dtype)) - thresholds.width
-        found[2] = step(margins[2])
-    return Indicators(*margins), Indicators(*found)
+    sides = (squares.shape[0], squares.shape[1])
+    alone = Indicators(*(tf.reshape(each, (1, -1)) for each in thresholds))
+    results = decide_alike(by_group(squares, widths)[None], sides, [inputs], widths, alone, step)
+    margins, found = (Indicators(*(tf.reshape(each, (-1,)) for each in result)) for result in results)
+    return margins, found
 
 
 def widths_of(channels: int, fractions: Sequence[float]) -> tuple[int, ...]:

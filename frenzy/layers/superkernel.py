@@ -13,7 +13,21 @@ import tf_keras as keras
 
 from frenzy import stateless
 from frenzy.layers import depthwise
-from frenzy.layers.indicators import TINY, Indicators, decide, leading_ones, live_channels, spatial_mask, widths_of
+from frenzy.layers.indicators import (
+    TINY,
+    Indicators,
+    by_group,
+    decide,
+    decide_alike,
+    groups,
+    leading_ones,
+    live_channels,
+    nested,
+    spatial_mask,
+    taps_mask,
+    times,
+    widths_of,
+)
 
 EDGE = 1e-3  # how far from its norm a threshold stands that is set, not learned
 
@@ -76,7 +90,7 @@ class _SuperKernel(keras.layers.Layer):
         raise NotImplementedError
 
     @property
-    def _inputs(self) -> int:
+    def inputs(self) -> int:
         """How many inputs an output reads at one tap."""
         raise NotImplementedError
 
@@ -85,10 +99,15 @@ class _SuperKernel(keras.layers.Layer):
         """Variables of rows, columns and width; None where there is nothing to decide."""
         return self.threshold_rows, self.threshold_columns, self.threshold_width
 
+    def given(self) -> tuple[tf.Tensor, Indicators]:
+        """Sums of w^2 over the inputs (kh, kw, channels), and the thresholds: what decisions are made from."""
+        thresholds = (tf.constant([]) if each is None else tf.convert_to_tensor(each) for each in self.thresholds)
+        return self._squares(), Indicators(*thresholds)
+
     def decide(self) -> tuple[Indicators, Indicators]:
         """Margins rho - t and indicators as they are now, without dropout; float32, differentiable."""
-        thresholds = Indicators(*(tf.constant([]) if each is None else tf.convert_to_tensor(each) for each in self.thresholds))
-        return decide(self._squares(), self._inputs, thresholds, self.widths)
+        squares, thresholds = self.given()
+        return decide(squares, self.inputs, thresholds, self.widths)
 
     def indicators(self) -> Indicators:
         """1 or 0 for every decision."""
@@ -127,19 +146,27 @@ class _SuperKernel(keras.layers.Layer):
         return live_channels(self.indicators(), self.widths)
 
     def _dropped(self, indicators: Indicators) -> Indicators:
-        """Each indicator zeroed with probability drop_rate, the others divided by 1 - drop_rate."""
-        counts = [each.shape[0] for each in indicators]
+        """Each indicator (1, n) zeroed with probability drop_rate, the others divided by 1 - drop_rate."""
+        counts = [each.shape[1] for each in indicators]
         if not sum(counts):
             return indicators
         seed, rate = stateless.layers_seed_or_none(), tf.cast(self.drop_rate, tf.float32)
         if seed is None:
-            share = tf.random.uniform((sum(counts),))
+            share = tf.random.uniform((1, sum(counts)))
         else:
-            own = stateless.fold_in(seed, zlib.crc32(self.name.encode()) & 0x7FFFFFFF)
-            bits = stateless.bits((sum(counts),), own)  # the same on every replica
+            bits = stateless.stream_bits((1, sum(counts)), seed, zlib.crc32(self.name.encode()))  # the same on every replica
             share = tf.cast(tf.bitwise.bitwise_and(bits, 0x7FFFFF), tf.float32) * 2.0**-23
-        kept = tf.split(tf.cast(share >= rate, tf.float32) / (1 - rate), counts)
-        return Indicators(*(each * keep for each, keep in zip(indicators, kept, strict=True)))
+        kept = tf.split(tf.cast(share >= rate, tf.float32) / (1 - rate), counts, 1)
+        return Indicators(*(each * keep if count else each for each, keep, count in zip(indicators, kept, counts, strict=True)))
+
+    def _masks(self, training) -> tuple[tf.Tensor, tf.Tensor]:
+        """What a call multiplies its kernel with: (kh, kw, 1, 1) and (channels,)."""
+        squares, thresholds = self.given()
+        sums, alone = by_group(squares, self.widths)[None], Indicators(*(tf.reshape(each, (1, -1)) for each in thresholds))
+        _, found = decide_alike(sums, self.kernel_size, [self.inputs], self.widths, alone)
+        found = self._dropped(found) if training else found
+        live = times(groups(self.widths), nested(found.width))
+        return tf.reshape(taps_mask(found, self.kernel_size), (*self.kernel_size, 1, 1)), tf.reshape(live, (-1,))
 
     def _output_shape(self, input_shape):
         n, *sides, _ = input_shape
@@ -210,7 +237,7 @@ class SuperKernelConv2D(_SuperKernel):
         return tf.reduce_sum(tf.square(tf.convert_to_tensor(self.kernel)), 2)
 
     @property
-    def _inputs(self):
+    def inputs(self):
         return self.kernel.shape[2]
 
     def cost(self, inputs=None) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -221,14 +248,12 @@ class SuperKernelConv2D(_SuperKernel):
         indicators = self.indicators()
         taps = tf.reduce_sum(spatial_mask(indicators, self.kernel_size))
         wide = tf.reduce_sum(live_channels(indicators, self.widths))
-        parameters = taps * wide * (self._inputs if inputs is None else inputs)
+        parameters = taps * wide * (self.inputs if inputs is None else inputs)
         return parameters, None if self.places is None else parameters * self.places
 
     def call(self, inputs, training=None):
         training = keras.backend.learning_phase() if training is None else training
-        found = self.indicators()
-        found = self._dropped(found) if training else found
-        mask, live = spatial_mask(found, self.kernel_size)[:, :, None, None], live_channels(found, self.widths)
+        mask, live = self._masks(training)
         kernel = self.kernel * (mask * live if self.masks_output else mask)
         x, padding = self._padded(inputs)
         y = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.strides, padding)
@@ -278,7 +303,7 @@ class SuperKernelDepthwiseConv2D(_SuperKernel):
         return tf.square(tf.convert_to_tensor(self.depthwise_kernel))[..., 0]
 
     @property
-    def _inputs(self):
+    def inputs(self):
         return 1
 
     def cost(self, inputs=None) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -290,9 +315,7 @@ class SuperKernelDepthwiseConv2D(_SuperKernel):
     def call(self, inputs, training=None):
         training = keras.backend.learning_phase() if training is None else training
         image, live = inputs if isinstance(inputs, list | tuple) else (inputs, None)
-        found = self.indicators()
-        found = self._dropped(found) if training else found
-        kernel = self.depthwise_kernel * spatial_mask(found, self.kernel_size)[:, :, None, None]
+        kernel = self.depthwise_kernel * self._masks(training)[0]
         x, padding = self._padded(image)
         y = self._convolved(x, tf.cast(kernel, x.dtype), padding, training)
         if self.bias is not None:

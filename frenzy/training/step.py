@@ -57,8 +57,8 @@ def _gradients(model, inputs, targets, teacher_logits, recipe: Recipe, optimizer
         if teacher_logits is not None:
             taught = distillation(teacher_logits, logits, recipe.temperature)
             loss = (1 - recipe.distill_weight) * loss + recipe.distill_weight * taught
-        if model.losses:
-            loss += tf.add_n([tf.cast(extra, tf.float32) for extra in model.losses])
+        if own := model.losses:  # asked for once: losses that are functions are computed whenever they are
+            loss += tf.add_n([tf.cast(extra, tf.float32) for extra in own])
         aim = loss * scale if scale != 1 else loss
         if isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
             aim = optimizer.get_scaled_loss(aim)

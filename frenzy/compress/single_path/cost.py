@@ -113,9 +113,9 @@ class Facts:
     def weights(self) -> Number:
         return self.taps * self.live_out * (1 if self.op.kind == "depthwise" else self.live_in)
 
-    @property
-    def elements(self) -> Number:
-        return self.live_out * self.op.places
+    def elements(self, times: float = 1) -> Number:
+        """Live numbers of the layer's map, times a constant; one multiplication of tensors, as a search pays for every one."""
+        return self.live_out * (times * self.op.places)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,35 +138,36 @@ def _free(facts: Facts) -> Cost:
 
 
 def _each(operations: float) -> Price:
-    return lambda facts: Cost(0, operations * facts.elements)
+    return lambda facts: Cost(0, facts.elements(operations))
 
 
 def _bias(facts: Facts) -> Cost:
-    return Cost(WEIGHT_BITS * facts.live_out, facts.elements) if facts.op.bias else NOTHING
+    return Cost(WEIGHT_BITS * facts.live_out, facts.elements()) if facts.op.bias else NOTHING
 
 
 def _dot(facts: Facts, spared: int) -> Cost:
     """`spared`: adds less than multiplies in a dot product."""
-    macs = facts.weights * facts.op.places
-    return Cost(WEIGHT_BITS * facts.weights, 1.5 * macs - spared * facts.elements) + _bias(facts)
+    weights = facts.weights
+    operations = weights * (1.5 * facts.op.places)
+    return Cost(WEIGHT_BITS * weights, operations - facts.elements(spared) if spared else operations) + _bias(facts)
 
 
 def _fitted_pool(facts: Facts) -> Cost:
     rows, columns = facts.op.kernel
-    return Cost(0, 3 * rows * columns * (rows + facts.op.pad[0]) * (columns + facts.op.pad[1]) * facts.elements)
+    return Cost(0, facts.elements(3 * rows * columns * (rows + facts.op.pad[0]) * (columns + facts.op.pad[1])))
 
 
 def _average(facts: Facts) -> Cost:
-    return Cost(0, (math.prod(facts.op.kernel) - 1 + 0.5) * facts.elements)
+    return Cost(0, facts.elements(math.prod(facts.op.kernel) - 1 + 0.5))
 
 
 def _maximum(facts: Facts) -> Cost:
-    return Cost(0, (math.prod(facts.op.kernel) - 1) * facts.elements)
+    return Cost(0, facts.elements(math.prod(facts.op.kernel) - 1))
 
 
 def _norm(facts: Facts) -> Cost:
     """A bias of the layer that it folds into, or a scale and a shift; of both where it depends on the kernel."""
-    whole = Cost(2 * WEIGHT_BITS * facts.live_out, 1.5 * facts.elements)
+    whole = Cost(2 * WEIGHT_BITS * facts.live_out, facts.elements(1.5))
     left = Cost(WEIGHT_BITS * facts.bias, facts.bias * facts.bias_places)
     if isinstance(facts.folded, int):
         return left if facts.folded else whole
@@ -181,7 +182,7 @@ _MOVES = dict.fromkeys(("concat", "copy", "flatten", "pad_channels", "source"), 
 
 FRENZY: dict[str, Price] = {
     **_MOVES,
-    "add": lambda facts: Cost(0, (len(facts.op.reads) - 1) * facts.elements),
+    "add": lambda facts: Cost(0, facts.elements(len(facts.op.reads) - 1)),
     "average_pool": _fitted_pool,
     "batch_norm": _free,
     "conv": _LINEAR[False],
@@ -254,7 +255,15 @@ def costs(network: Network, chosen: Mapping[str, Choice], convention: str = "mic
 
 def cost(network: Network, chosen: Mapping[str, Choice], convention: str = "micronet") -> Cost:
     """What the whole network costs."""
-    return functools.reduce(Cost.__add__, costs(network, chosen, convention).values(), NOTHING)
+    every = costs(network, chosen, convention).values()
+    return Cost(_sum([each.storage_bits for each in every]), _sum([each.operations for each in every]))
+
+
+def _sum(parts: list[Number]) -> Number:
+    """Of numbers, and of tensors in one operation."""
+    tensors = [part for part in parts if tf.is_tensor(part)]
+    numbers = sum(part for part in parts if not tf.is_tensor(part))
+    return tf.add_n(tensors) + numbers if tensors else numbers
 
 
 def score(total: Cost, convention: str = "micronet", task: str = "cifar100") -> Number:

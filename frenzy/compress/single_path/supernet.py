@@ -17,7 +17,7 @@ from frenzy.compress.single_path.cost import Choice
 from frenzy.compress.single_path.decisions import Decision, Decisions, whole
 from frenzy.compress.single_path.graph import CONVS, Network, Op, network_of
 from frenzy.compress.tensors import CompressError, short_name
-from frenzy.layers.indicators import Indicators, groups, nested, times, widths_of
+from frenzy.layers.indicators import Indicators, by_group, decide_alike, groups, nested, times, widths_of
 from frenzy.layers.live import LiveJoin, LiveUnion, MaskedBatchNormalization, MaskedReLU
 from frenzy.layers.superkernel import SuperKernelConv2D, SuperKernelDepthwiseConv2D
 
@@ -35,7 +35,7 @@ class Supernet:
 
     def choices(self) -> dict[str, Choice]:
         """What the indicators choose now, as float64 tensors that can be differentiated."""
-        return {name: choice_of(layer, layer.indicators()) for name, layer in self.layers.items()}
+        return choices_of(self.layers)
 
     def decisions(self) -> dict[str, Decision]:
         """What the indicators choose now, as numbers."""
@@ -67,19 +67,60 @@ class Supernet:
         }
 
 
+def _alike(layers: Mapping[str, Any]) -> list[list[str]]:
+    """Names of layers, those together that have the same options."""
+    found: dict[tuple, list[str]] = {}
+    for name, layer in layers.items():
+        found.setdefault((layer.kernel_size, layer.search_kernel, layer.widths), []).append(name)
+    return list(found.values())
+
+
+def choices_of(layers: Mapping[str, Any]) -> dict[str, Choice]:
+    """What the indicators of layers choose now, in a few operations for all that have the same options."""
+    found: dict[str, Choice] = {}
+    for names in _alike(layers):
+        own = [layers[name] for name in names]
+        given = [layer.given() for layer in own]
+        sums = tf.stack([by_group(squares, layer.widths) for (squares, _), layer in zip(given, own, strict=True)])
+        thresholds = Indicators(*map(tf.stack, zip(*(each for _, each in given), strict=True)))
+        inputs = [layer.inputs for layer in own]
+        _, indicators = decide_alike(sums, own[0].kernel_size, inputs, own[0].widths, thresholds)
+        found.update(zip(names, _choices(own[0], indicators), strict=True))
+    return {name: found[name] for name in layers}
+
+
+def _choices(layer, indicators: Indicators) -> list[Choice]:
+    """Of layers like this one whose indicators are (layers, n), as the cost takes them, in float64."""
+    heights, columns = (
+        {
+            side: tf.unstack(share) if tf.is_tensor(share) else [share] * indicators.width.shape[0]
+            for side, share in shares.items()
+        }
+        for shares in (_shares(own, side) for own, side in zip(indicators, layer.kernel_size, strict=False))
+    )
+    live = tf.unstack(times(groups(layer.widths), tf.cast(nested(indicators.width), tf.float64)))
+    return [
+        Choice(
+            {side: each[at] for side, each in heights.items()},
+            {side: each[at] for side, each in columns.items()},
+            own,
+            layer.widths,
+        )
+        for at, own in enumerate(live)
+    ]
+
+
 def _shares(indicators: tf.Tensor, whole: int) -> dict[int, Any]:
-    """Side -> how much it is chosen: P_d - P_(d+1) of the nested products P."""
-    if not indicators.shape[0]:
+    """(layers, n) -> {side: how much it is chosen, (layers,)}: P_d - P_(d+1) of the nested products P."""
+    if not indicators.shape[1]:
         return {whole: 1}
-    reached = tf.unstack(tf.cast(nested(indicators), tf.float64))
+    reached = tf.unstack(tf.cast(nested(indicators), tf.float64), axis=1)
     return {1 + 2 * at: here - further for at, (here, further) in enumerate(itertools.pairwise([*reached, 0]))}
 
 
 def choice_of(layer, indicators: Indicators) -> Choice:
-    """A layer's indicators as the cost takes them, in float64."""
-    height, width = layer.kernel_size
-    live = times(groups(layer.widths), tf.cast(nested(indicators.width), tf.float64))
-    return Choice(_shares(indicators.rows, height), _shares(indicators.columns, width), live, layer.widths)
+    """A layer's indicators (n,) as the cost takes them, in float64."""
+    return _choices(layer, Indicators(*(each[None] for each in indicators)))[0]
 
 
 def searchable(network: Network, marked: str | None = None, fractions: Sequence[float] = FRACTIONS) -> list[str]:
