@@ -227,3 +227,20 @@ def test_other_weights_than_the_network_has(exported, tmp_path):
     done = start("--method=ttq", f"--load_folder={copy}", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "the arrays are of another network than resnet_20" in done.stderr
+
+
+def test_a_card_tells_of_continued_runs_what_was_otherwise():
+    recipe = {"network": "n", "epochs": 20, "peak_lr": 0.1}
+    first = {"command": "a", "networks_sha256": {"teacher": "1"}, "recipe": {**recipe, "peak_lr": 0.2}}
+    second = {"command": "b", "networks_sha256": {"teacher": "2"}, "recipe": recipe, "continued": first}
+    training = {"recipe": recipe, "networks_sha256": {"teacher": "2"}, "continued": second}
+    assert compress.told_once(training) == {
+        "recipe": recipe,
+        "networks_sha256": {"teacher": "2"},
+        "continued": {
+            "command": "b",
+            "recipe": {"epochs": 20},
+            "continued": {"command": "a", "networks_sha256": {"teacher": "1"}, "recipe": {"epochs": 20, "peak_lr": 0.2}},
+        },
+    }
+    assert compress.told_once({"recipe": recipe}) == {"recipe": recipe}

@@ -114,6 +114,16 @@ def earlier_run(recipe: Recipe) -> dict:
     return facts
 
 
+def told_once(training: dict) -> dict:
+    """Facts of a run for its card: a run that it continues has its epochs, and what else was otherwise there; a packed file is small."""
+    if "continued" not in training:
+        return training
+    before = told_once(training["continued"])
+    recipe = {k: v for k, v in before["recipe"].items() if k == "epochs" or v != training["recipe"].get(k)}
+    before = {k: v for k, v in before.items() if k != "networks_sha256" or v != training.get(k)}
+    return {**training, "continued": {**before, "recipe": recipe}}
+
+
 def tuner(recipe: Recipe, folder: pathlib.Path, split, held, before: dict | None = None):
     """finetune(model, sparsity or None) -> run.json's facts, and steps and seconds of all its calls: trains the model in place.
 
@@ -238,7 +248,7 @@ def main() -> None:
         facts = {
             "dataset": recipe.dataset,
             "accuracy": {**accuracy, "split": "test", "date": datetime.date.today().isoformat()},
-            "training": {"recipe": dataclasses.asdict(recipe), **facts},
+            "training": told_once({"recipe": dataclasses.asdict(recipe), **facts}),
             "compression": what_was_done(plain, tensors, card),
             "command": facts["command"],
         }
